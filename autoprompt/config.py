@@ -1,0 +1,191 @@
+"""TOML and `key=value` to a validated, frozen configuration. Knows keys and ranges, no model.
+
+Read on floors 6 and 7 only; everything below takes plain values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """A key or value of the configuration is wrong; says which and how to mend it."""
+
+    exit_code = 2
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Budget(_Section):
+    """How much a study may cost, over all calls together."""
+
+    trials: int | None = Field(None, ge=1, description="Total number of sampler trials.")
+    minutes: float | None = Field(None, gt=0, description="Wall clock of all search calls.")
+
+
+class Blocks(_Section):
+    """A trial's value is a mean over seeds x folds blocks."""
+
+    seeds: int = Field(2, ge=1, description="Partitions of the labelled rows.")
+    folds: int = Field(4, ge=2, description="Stratified folds of each partition.")
+
+
+class Train(_Section):
+    """Fixed training values; `space.` opens them to the search instead."""
+
+    steps: int | None = Field(None, ge=1, description="Fixes the optimiser steps.")
+    batch_size: int | None = Field(None, ge=1, description="Fixes the batch size.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the computation.")
+
+
+class Confirm(_Section):
+    """The best few once more, on blocks that the search has not seen."""
+
+    top: int = Field(5, ge=1, description="How many candidates.")
+    blocks: int = Field(8, ge=0, description="Fresh blocks for each; 0 = no confirmation.")
+
+
+class Final(_Section):
+    """What happens to the winner."""
+
+    train: bool = Field(True, description="Train the winner on all labelled rows and save it.")
+
+
+class Objective(_Section):
+    """What is maximised."""
+
+    metric: Literal["accuracy", "macro_f1", "mcc"] = "accuracy"
+
+
+class Words(_Section):
+    """Label words."""
+
+    multi_token: Literal["masks", "refuse"] = Field(
+        "masks", description="Words of several tokens: as many masks, or an error."
+    )
+
+
+class Config(_Section):
+    """All keys of a search."""
+
+    budget: Budget = Field(default_factory=lambda: Budget(trials=None, minutes=None))
+    blocks: Blocks = Field(default_factory=lambda: Blocks(seeds=2, folds=4))
+    train: Train = Field(
+        default_factory=lambda: Train(steps=None, batch_size=None, precision="auto")
+    )
+    confirm: Confirm = Field(default_factory=lambda: Confirm(top=5, blocks=8))
+    final: Final = Field(default_factory=lambda: Final(train=True))
+    objective: Objective = Field(default_factory=Objective)
+    words: Words = Field(default_factory=lambda: Words(multi_token="masks"))
+    space: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Dimension = a value, a list of values, or {low, high, log}.",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Config:
+        for name in ("steps", "batch_size"):
+            if getattr(self.train, name) is not None and name in self.space:
+                raise ValueError(
+                    f"train.{name}: {getattr(self.train, name)} and space.{name} are both given; "
+                    f"keep train.{name} to fix the value or space.{name} to search it"
+                )
+        return self
+
+
+SECTIONS = tuple(Config.model_fields)
+
+
+def known_keys() -> tuple[str, ...]:
+    """Every dotted key outside `space.`."""
+    keys = []
+    for section, field in Config.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += [f"{section}.{name}" for name in annotation.model_fields]
+    return tuple(keys)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The nested dictionary of a TOML file. Raises ConfigError with the line."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ConfigError(f"-c {path}: {reason}; give a readable TOML file") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"-c {path}: {error}; write TOML like `steps = 40`") from error
+
+
+def _value(text: str) -> Any:
+    """One `key=value` value: TOML, else a list of bare words, else the word itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        pass
+    if text.startswith("[") and text.endswith("]"):
+        return [_value(item.strip()) for item in text[1:-1].split(",") if item.strip()]
+    return text
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """`a.b=value` items as a nested dictionary. Raises ConfigError for anything else."""
+    nested: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        key = key.strip()
+        section, dot, name = key.partition(".")
+        if not equals or not dot or not name or not text.strip():
+            raise ConfigError(f"{item}: not a setting; write key=value, such as budget.trials=40")
+        if section not in SECTIONS:
+            raise ConfigError(f"{key}: no such key; {_near(key)}")
+        nested.setdefault(section, {})[name] = _value(text.strip())
+    return nested
+
+
+def _near(key: str) -> str:
+    keys = known_keys()
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}(keys: {', '.join(keys)}, space.NAME)"
+
+
+def build(*layers: Mapping[str, Any]) -> Config:
+    """Merge layers (later wins, key by key) and validate. Raises ConfigError."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for section, values in layer.items():
+            if not isinstance(values, Mapping):
+                raise ConfigError(f"{section}: {values!r} is not a table; {_near(section)}")
+            merged.setdefault(section, {}).update(values)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem as `key: value problem; fix`."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such key; {_near(key)}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    message = first["msg"]
+    return f"{key}: {first.get('input')!r} is wrong; {message[0].lower()}{message[1:]}"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the configuration."""
+    return Config.model_json_schema()

@@ -1,0 +1,125 @@
+"""The adapter's training script: holds lines out, mixes as told, survives kill -9."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the tools are no installed package
+
+from tools import lm_text, train_builtin_lm  # noqa: E402
+
+SENTENCES = [
+    f"The {colour} {thing} was left on the {place} before the meeting began."
+    for colour in ("red", "old", "heavy", "small", "broken", "new")
+    for thing in ("chair", "letter", "phone", "coat")
+    for place in ("table", "floor", "stairs")
+]
+
+
+def test_held_out_lines_do_not_depend_on_their_order_and_are_never_trained_on():
+    lines = [f"line number {number}" for number in range(500)]
+    training, held = lm_text.divide(lines)
+    assert len(held) == 50
+    assert not set(training) & set(held)
+    assert set(lm_text.divide(lines[::-1])[1]) == set(held)
+
+
+def test_a_repeated_line_is_wholly_held_out_or_wholly_trained_on():
+    training, held = lm_text.divide([f"line {number % 100}" for number in range(300)])
+    assert not set(training) & set(held)
+
+
+def test_shares_of_the_mix_are_kept_and_small_files_are_read_again():
+    sizes = [numpy.full(1000, 10), numpy.full(20, 50)]
+    chosen = lm_text.draw_lines(sizes, [0.5, 0.5], 8_000, random.Random(0))
+    tokens = [sum(int(sizes[f][n]) for f, n in chosen if f == file) for file in (0, 1)]
+    assert tokens == [4_000, 4_000]
+    assert len({n for f, n in chosen if f == 0}) == 400  # no line twice before all were read
+
+
+def test_batches_hold_every_line_once_and_stay_within_their_size():
+    rng = random.Random(1)
+    sizes = [numpy.array([rng.randint(3, 60) for _ in range(900)])]
+    chosen = [(0, number) for number in range(900)]
+    batches = lm_text.cut_batches(chosen, sizes, 256, rng)
+    assert sorted(pair for batch in batches for pair in batch) == chosen
+    assert all(len(b) * max(int(sizes[0][n]) for _, n in b) <= 256 for b in batches)
+
+
+def test_masks_spare_special_tokens():
+    ids = torch.tensor([[101, 2000, 2001, 102, 0, 0]]).repeat(2_000, 1)
+    special = torch.tensor([0, 101, 102, 103])
+    masked = lm_text.choose_masks(ids, 0.18, special, torch.Generator().manual_seed(0))
+    assert not masked[torch.isin(ids, special)].any()
+    assert abs(masked[:, 1:3].float().mean() - 0.18) < 0.02
+
+
+def test_sliced_vocabulary_loss_equals_plain_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(11, 6, generator=generator, requires_grad=True)
+    bias = torch.randn(40, generator=generator, requires_grad=True)
+    decoder = torch.randn(40, 6, generator=generator)
+    targets = torch.randint(40, (11,), generator=generator)
+    ours = train_builtin_lm.VocabularyLoss.apply(hidden, bias, decoder, targets, 4)
+    ours.backward()
+    found = hidden.grad.clone(), bias.grad.clone()
+    hidden.grad = bias.grad = None
+    plain = torch.nn.functional.cross_entropy(hidden @ decoder.T + bias, targets)
+    plain.backward()
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(found, (hidden.grad, bias.grad))
+
+
+def test_quantised_change_is_off_by_at_most_half_a_step_per_row():
+    from autoprompt.models import builtin
+
+    encoder = {"a.weight": torch.randn(8, 16), "a.bias": torch.randn(8)}
+    learned = {name: weight + 0.01 * torch.randn_like(weight) for name, weight in encoder.items()}
+    learned["head"] = torch.randn(4)
+    restored = builtin.adapted(encoder, train_builtin_lm.quantise(learned, encoder))
+    step = (learned["a.weight"] - encoder["a.weight"]).abs().amax(dim=1, keepdim=True) / 127
+    assert ((restored["a.weight"] - learned["a.weight"]).abs() <= 0.5 * step + 1e-6).all()
+    torch.testing.assert_close(restored["a.bias"], learned["a.bias"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(restored["head"], learned["head"], atol=2e-3, rtol=1e-3)
+
+
+def command(folder: Path, text: Path) -> list[str]:
+    """A training of a few steps that checkpoints after every one."""
+    script = [sys.executable, "-m", "tools.train_builtin_lm", "--text", str(text)]
+    sizes = ["--tokens", "3000", "--batch-tokens", "256", "--save", "0"]
+    machine = ["--threads", "1", "--device", "cpu", "--seed", "3"]
+    places = ["--work", str(folder), "--out", str(folder / "adapter.safetensors")]
+    return [*script, *sizes, *machine, *places]
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_adapter(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(SENTENCES), encoding="utf-8")
+    whole = tmp_path / "whole"
+    subprocess.run(command(whole, text), cwd=ROOT, check=True, capture_output=True)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(command(killed, text), cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoint.safetensors").is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = subprocess.run(
+        command(killed, text), cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert '{"step": 0,' not in done.stdout  # it did resume
+    expected, found = (load_file(f / "adapter.safetensors") for f in (whole, killed))
+    assert expected.keys() == found.keys()
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())

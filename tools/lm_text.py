@@ -1,0 +1,109 @@
+"""The text of masked-LM training: read, hold out, tokenise, mix, batch, mask. Knows no model."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+
+HELD_OUT = 2_000  # lines of each file, never trained on
+WINDOW = 4_096  # lines sorted by length together: little padding, still a random order
+
+
+class Lines(NamedTuple):
+    """Token ids of many lines, end to end (uint16), and where each line starts."""
+
+    ids: numpy.ndarray  # [tokens]
+    starts: numpy.ndarray  # [lines + 1]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Non-empty lines of a .txt or .txt.gz file."""
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as handle:
+        return [line for line in (raw.strip() for raw in handle) if line]
+
+
+def divide(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Split into (training, held out): the lines whose SHA-256 is smallest are held out."""
+    digests = [hashlib.sha256(line.encode()).digest() for line in lines]
+    limit = sorted(set(digests))[: min(HELD_OUT, len(lines) // 10)]
+    held = set(limit)
+    training = [line for line, digest in zip(lines, digests, strict=True) if digest not in held]
+    return training, [line for line, d in zip(lines, digests, strict=True) if d in held]
+
+
+def tokenise(lines: list[str], tokenizer: Any, longest: int) -> Lines:
+    """Token ids with [CLS] and [SEP], cut to `longest`."""
+    pieces, starts = [], [0]
+    for low in range(0, len(lines), 8_192):
+        batch = tokenizer(lines[low : low + 8_192], truncation=True, max_length=longest)
+        for row in batch["input_ids"]:
+            pieces.append(numpy.asarray(row, dtype=numpy.uint16))
+            starts.append(starts[-1] + len(row))
+    return Lines(numpy.concatenate(pieces), numpy.asarray(starts))
+
+
+def draw_lines(
+    sizes: list[numpy.ndarray], shares: list[float], tokens: int, rng: random.Random
+) -> list[tuple[int, int]]:
+    """Draw (file, line) pairs until each file has its share of `tokens`, then shuffle them all.
+
+    A file is read in random order; one that is too small is read again in another order.
+    """
+    chosen: list[tuple[int, int]] = []
+    for file, (lengths, share) in enumerate(zip(sizes, shares, strict=True)):
+        left = share * tokens
+        while left > 0:
+            order = list(range(len(lengths)))
+            rng.shuffle(order)
+            for line in order:
+                if left <= 0:
+                    break
+                chosen.append((file, line))
+                left -= int(lengths[line])
+    rng.shuffle(chosen)
+    return chosen
+
+
+def cut_batches(
+    chosen: list[tuple[int, int]], sizes: list[numpy.ndarray], batch_tokens: int, rng: random.Random
+) -> list[list[tuple[int, int]]]:
+    """Batches of lines of similar length, at most `batch_tokens` tokens with padding."""
+    batches = []
+    for low in range(0, len(chosen), WINDOW):
+        window = sorted(chosen[low : low + WINDOW], key=lambda pair: sizes[pair[0]][pair[1]])
+        cut: list[list[tuple[int, int]]] = []
+        batch: list[tuple[int, int]] = []
+        for pair in window:
+            length = int(sizes[pair[0]][pair[1]])
+            if batch and (len(batch) + 1) * length > batch_tokens:
+                cut.append(batch)
+                batch = []
+            batch.append(pair)
+        cut.append(batch)
+        rng.shuffle(cut)
+        batches += cut
+    return batches
+
+
+def fill_batch(batch: list[tuple[int, int]], files: list[Lines], padding: int) -> torch.Tensor:
+    """Token ids [lines, longest] of a batch."""
+    rows = [files[f].ids[files[f].starts[n] : files[f].starts[n + 1]] for f, n in batch]
+    filled = numpy.full((len(rows), max(len(row) for row in rows)), padding, dtype=numpy.int64)
+    for index, row in enumerate(rows):
+        filled[index, : len(row)] = row
+    return torch.from_numpy(filled)
+
+
+def choose_masks(
+    ids: torch.Tensor, rate: float, special: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Boolean [lines, longest]: each ordinary token is masked with probability `rate`."""
+    draws = torch.rand(ids.shape, generator=generator)
+    return (draws < rate) & ~torch.isin(ids, special)

@@ -1,0 +1,338 @@
+"""Train the built-in model's adapter by masked language modelling. Not needed to use autoprompt.
+
+Reads any plain text (one passage a line, .txt or .txt.gz), on CPU or GPU by one command:
+
+    python -m tools.train_builtin_lm --text reviews.txt.gz=0.5 --text news.txt=0.2 ... \
+        --tokens 12000000 --minutes 45 --work RUN --out autoprompt/models/builtin_lm.safetensors
+
+FILE=WEIGHT is the share of the training tokens (default: shares by size). The run ends at --tokens
+or --minutes, whichever comes first, and the learning rate falls to zero towards that end. Started
+again on the same --work it resumes from its last checkpoint. Embeddings stay frozen.
+Run from the repository root. tools/evaluate_builtin_lm.py measures the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+
+from autoprompt.models import builtin
+from tools.lm_text import (
+    Lines,
+    choose_masks,
+    cut_batches,
+    divide,
+    draw_lines,
+    fill_batch,
+    read_lines,
+    tokenise,
+)
+
+
+class VocabularyLoss(torch.autograd.Function):
+    """Mean cross-entropy over the whole vocabulary at the masked positions, slice by slice.
+
+    The gradients are made in the forward pass, so the [masked, vocabulary] logits never exist at
+    once (a step of 550 masked tokens would write 67 MB of them). The decoder's matrix is frozen.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, hidden: Any, bias: Any, decoder: Any, targets: Any, rows: int
+    ) -> torch.Tensor:
+        total = torch.zeros((), device=hidden.device)
+        to_hidden = torch.empty_like(hidden)
+        to_bias = torch.zeros_like(bias)
+        for low in range(0, len(targets), rows):
+            part, wanted = hidden[low : low + rows], targets[low : low + rows]
+            logits = functional.linear(part, decoder).float().add_(bias)  # [rows, vocabulary]
+            logits.sub_(logits.logsumexp(dim=1, keepdim=True))
+            total -= logits.gather(1, wanted[:, None]).sum()
+            logits.exp_()
+            logits.scatter_add_(1, wanted[:, None], logits.new_full((len(wanted), 1), -1.0))
+            to_bias += logits.sum(dim=0)
+            to_hidden[low : low + rows] = logits.to(decoder.dtype) @ decoder
+        context.save_for_backward(to_hidden / len(targets), to_bias / len(targets))
+        return total / len(targets)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Any) -> Any:
+        to_hidden, to_bias = context.saved_tensors
+        return (
+            to_hidden * gradients[0].to(to_hidden.dtype),
+            to_bias * gradients[0],
+            None,
+            None,
+            None,
+        )
+
+
+def initial_head(counts: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
+    """A head that starts well: identity transform, output bias = log unigram frequency."""
+    frequency = (counts.float() + 0.5) / (counts.sum() + 0.5 * len(counts))
+    prefix = builtin.HEAD_PREFIX
+    return {
+        prefix + "transform.dense.weight": torch.eye(width),
+        prefix + "transform.dense.bias": torch.zeros(width),
+        prefix + "transform.LayerNorm.weight": torch.full((width,), 0.5),
+        prefix + "transform.LayerNorm.bias": torch.zeros(width),
+        prefix + "bias": frequency.log(),
+    }
+
+
+def quantise(
+    weights: dict[str, torch.Tensor], encoder: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The adapter's tensors: int8 rows with a scale for matrices, fp16 for all else."""
+    adapter: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
+        if name not in encoder:
+            adapter[f"set/{name}"] = weight.half()
+            continue
+        change = weight - encoder[name]
+        if change.dim() == 1:
+            adapter[f"add/{name}"] = change.half()
+            continue
+        # The scale is rounded first, so that rounding it costs nothing afterwards.
+        scale = (change.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).float()
+        adapter[f"int8/{name}"] = (change / scale).round().clamp(-127, 127).to(torch.int8)
+        adapter[f"scale/{name}"] = scale
+    return adapter
+
+
+def write_safely(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write under another name, then rename: a killed run leaves the old file whole."""
+    temporary = path.with_name(path.name + ".new")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+class Trainer:
+    """Holds the bf16 copy that computes, the fp32 weights that learn, and the optimiser."""
+
+    def __init__(self, options: argparse.Namespace, counts: torch.Tensor) -> None:
+        folder = builtin.sentence_encoder_path()
+        builtin.check_package(folder)
+        bare, self.encoder = builtin.bare_model(folder)
+        bare.config._attn_implementation = "eager"  # flash attention in bf16 is slow on a CPU
+        bare.config.hidden_dropout_prob = bare.config.attention_probs_dropout_prob = 0.0
+        head = initial_head(counts, bare.config.hidden_size)
+        model: Any = builtin.assemble(bare, {**self.encoder, **head})
+        self.device = torch.device(options.device)
+        self.model = model.to(self.device, dtype=torch.bfloat16)
+        self.names = [n for n, _ in model.named_parameters() if ".embeddings." not in n]
+        self.learned = {
+            n: (self.encoder[n] if n in self.encoder else head[n]).clone().to(self.device)
+            for n in self.names
+        }
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self.learned)
+        self.computed = dict(model.named_parameters())
+        groups = [
+            {"params": [self.learned[n] for n in self.names if self.decays(n)], "head": False},
+            {"params": [self.learned[n] for n in self.names if not self.decays(n)], "head": True},
+        ]
+        groups[0]["weight_decay"], groups[1]["weight_decay"] = options.weight_decay, 0.0
+        self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.options = options
+        self.bias = self.learned[builtin.HEAD_PREFIX + "bias"].requires_grad_(True)
+
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Encoder matrices decay; the head, biases and norms do not, and learn faster."""
+        return name.endswith("weight") and "LayerNorm" not in name and not name.startswith("cls.")
+
+    def loss(self, ids: torch.Tensor, masked: torch.Tensor, mask: int) -> torch.Tensor:
+        """Mean cross-entropy of the masked tokens of ids [lines, longest]."""
+        attention = (ids != self.model.config.pad_token_id).long()
+        states = self.model.bert(
+            input_ids=ids.masked_fill(masked, mask), attention_mask=attention
+        ).last_hidden_state
+        hidden = self.model.cls.predictions.transform(states[masked])  # [masked, width]
+        decoder = self.model.bert.embeddings.word_embeddings.weight
+        return VocabularyLoss.apply(hidden, self.bias, decoder, ids[masked], self.options.rows)
+
+    def step(self, loss: torch.Tensor, rate: float) -> None:
+        """One optimiser step; gradients of the bf16 copy move the fp32 weights."""
+        loss.backward()
+        matrices = [n for n in self.names if self.learned[n] is not self.bias]
+        for name in matrices:
+            gradient = self.computed[name].grad
+            assert gradient is not None
+            self.learned[name].grad = gradient.float()
+            self.computed[name].grad = None
+        torch.nn.utils.clip_grad_norm_([self.learned[n] for n in self.names], 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * (self.options.head_rate if group["head"] else 1.0)
+        self.optimiser.step()
+        self.bias.grad = None
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the fp32 weights into the bf16 model."""
+        for name in self.names:
+            self.computed[name].copy_(self.learned[name])
+
+    def save(self, folder: Path, progress: dict[str, Any]) -> None:
+        """Write a checkpoint (weights, optimiser state, progress) and the adapter."""
+        state = {f"weight/{n}": self.learned[n].detach().cpu() for n in self.names}
+        for name in self.names:
+            for key, value in self.optimiser.state[self.learned[name]].items():
+                state[f"{key}/{name}"] = value.cpu()
+        write_safely(state, folder / "checkpoint.safetensors", {"progress": json.dumps(progress)})
+        self.export(progress)
+
+    def export(self, progress: dict[str, Any]) -> None:
+        """Write the adapter file."""
+        weights = {n: self.learned[n].detach().cpu() for n in self.names}
+        metadata = {
+            "format": builtin.ADAPTER_FORMAT,
+            "encoder": builtin.PACKAGE_DIGESTS["model.safetensors"],
+            "progress": json.dumps(progress),
+        }
+        write_safely(quantise(weights, self.encoder), self.options.out, metadata)
+
+    def resume(self, folder: Path) -> dict[str, Any]:
+        """Load the last checkpoint of `folder`, if any; return its progress."""
+        from safetensors import safe_open
+
+        path = folder / "checkpoint.safetensors"
+        if not path.is_file():
+            return {"step": 0, "tokens": 0, "seconds": 0.0}
+        with safe_open(path, framework="pt") as handle:
+            progress = json.loads(handle.metadata()["progress"])
+        stored = load_file(path)
+        with torch.no_grad():
+            for name in self.names:
+                self.learned[name].copy_(stored[f"weight/{name}"])
+                self.optimiser.state[self.learned[name]] = {
+                    key: stored[f"{key}/{name}"].to(self.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+        self.refresh()
+        return progress
+
+
+def learning_rate(done: float, peak: float, warm_up: float) -> float:
+    """Linear warm-up over the first `warm_up` share of the run, then linear decay to zero."""
+    return peak * min(done / warm_up, max(0.0, 1.0 - done) / (1.0 - warm_up))
+
+
+def prepare(options: argparse.Namespace) -> tuple[list[Lines], list[list[tuple[int, int]]], Any]:
+    """Read and tokenise the files, draw the mix, cut it into batches."""
+    tokenizer = builtin.load_tokenizer(builtin.sentence_encoder_path())
+    files, weights = [], []
+    for text in options.text:
+        path, _, weight = text.partition("=")
+        training, held = divide(read_lines(Path(path)))
+        # No more lines than the run can use: tokenising is the slow part of the start.
+        random.Random(options.seed).shuffle(training)
+        if weight:
+            training = training[: math.ceil(float(weight) * options.tokens / 12)]
+        files.append(tokenise(training, tokenizer, options.longest))
+        weights.append(float(weight) if weight else float(len(files[-1].ids)))
+        print(
+            f"{Path(path).name}: {len(training):,} lines, {len(files[-1].ids):,} tokens, "
+            f"{len(held):,} lines held out",
+            flush=True,
+        )
+    sizes = [numpy.diff(file.starts) for file in files]
+    shares = [weight / sum(weights) for weight in weights]
+    rng = random.Random(options.seed)
+    chosen = draw_lines(sizes, shares, options.tokens, rng)
+    return files, cut_batches(chosen, sizes, options.batch_tokens, rng), tokenizer
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train until --tokens or --minutes, checkpointing every --save minutes."""
+    files, batches, tokenizer = prepare(options)
+    counts = torch.zeros(tokenizer.vocab_size)
+    for file in files:
+        counts += torch.from_numpy(numpy.bincount(file.ids, minlength=tokenizer.vocab_size))
+    special = torch.tensor(tokenizer.all_special_ids)
+    counts[special] = 0
+    trainer = Trainer(options, counts)
+    progress = trainer.resume(options.work)
+    print(f"{len(batches):,} batches, {json.dumps(progress)}", flush=True)
+    if progress["step"] == 0:
+        trainer.export(progress)
+    started = saved = shown = time.monotonic()
+    before, losses, shown_tokens = progress["seconds"], [], progress["tokens"]
+    for number in range(progress["step"], len(batches)):
+        progress["seconds"] = round(before + time.monotonic() - started, 1)
+        done = max((number + 0.5) / len(batches), progress["seconds"] / 60 / options.minutes)
+        if done >= 1.0:
+            break
+        ids = fill_batch(batches[number], files, tokenizer.pad_token_id)
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
+        masked = choose_masks(ids, options.mask_rate, special, generator)
+        if not masked.any():
+            continue
+        loss = trainer.loss(
+            ids.to(trainer.device), masked.to(trainer.device), tokenizer.mask_token_id
+        )
+        trainer.step(loss, learning_rate(done, options.rate, options.warm_up))
+        losses.append(loss.item())
+        progress["tokens"] += int((ids != tokenizer.pad_token_id).sum())
+        progress["step"] = number + 1
+        now = time.monotonic()
+        if now - shown > 15:
+            speed = (progress["tokens"] - shown_tokens) / (now - shown)
+            print(
+                f"step {progress['step']:,} tokens {progress['tokens']:,} "
+                f"seconds {progress['seconds']:.0f} loss {sum(losses) / len(losses):.3f} "
+                f"tokens/s {speed:,.0f} done {done:.3f}",
+                flush=True,
+            )
+            shown, shown_tokens, losses = now, progress["tokens"], []
+        if now - saved > 60 * options.save:
+            trainer.save(options.work, progress)
+            saved = now
+    trainer.save(options.work, progress)
+    print(f"finished {json.dumps(progress)}", flush=True)
+    print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", action="append", required=True, help="FILE or FILE=WEIGHT")
+    parser.add_argument("--out", type=Path, required=True, help="adapter file to write")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--tokens", type=int, default=12_000_000)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--save", type=float, default=5.0, help="minutes between checkpoints")
+    parser.add_argument("--batch-tokens", type=int, default=3_072)
+    parser.add_argument("--longest", type=int, default=128, help="tokens of a line at most")
+    parser.add_argument("--mask-rate", type=float, default=0.18)
+    parser.add_argument("--rate", type=float, default=4e-4, help="peak learning rate")
+    parser.add_argument("--head-rate", type=float, default=2.5, help="times --rate")
+    parser.add_argument("--weight-decay", type=float, default=0.01)
+    parser.add_argument("--warm-up", type=float, default=0.05, help="share of the run")
+    parser.add_argument("--rows", type=int, default=256, help="masked positions a slice")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    train(options)
+
+
+if __name__ == "__main__":
+    main()

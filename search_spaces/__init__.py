@@ -1,0 +1,1 @@
+"""What may be tried: dimensions, spaces, presets. Knows neither Optuna nor language models."""

@@ -1,0 +1,79 @@
+"""Presets: every shipped one loads; a user's file is read, or refused with file, key and value."""
+
+from __future__ import annotations
+
+import pytest
+
+from search_spaces import presets
+from search_spaces.dimension import SpaceError
+from search_spaces.space import Space
+
+
+def test_shipped_presets():
+    assert set(presets.names()) >= {
+        "embeddings",
+        "fine_tuning",
+        "full",
+        "hard",
+        "tfidf",
+        "zero_shot",
+    }
+    for name in presets.names():
+        space = presets.load(name)
+        assert space.methods and set(space.open) <= {"template", "words"}
+        assert presets.about(name).endswith(".")
+    full = Space.merge(presets.load("zero_shot"), presets.load("hard"))
+    assert presets.load("full") == full
+
+
+def test_unknown_preset_suggests():
+    with pytest.raises(SpaceError, match="did you mean 'zero_shot'"):
+        presets.load("zero-shot")
+
+
+def test_a_file_of_the_users_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'include = ["zero_shot"]\n[space]\nmethod = "hard"\ntemplate = []\nwords = []\n'
+        'trainable = "all"\ncalibration = "none"\nsteps = [10, 30]\nbatch_size = 4\n'
+        "learning_rate = { low = 1e-5, high = 1e-4, log = true }\n"
+    )
+    space = presets.load(str(path))
+    assert space.methods == ("zero_shot", "hard")
+    assert space.open == ("template", "words")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("[space]\nmethod = 'hard'\nsteps = 1.5\n", ("steps", "1.5", "whole number")),
+        ("[space]\nmethod = 'hard'\nstep = 1\n", ("'step'", "did you mean 'steps'")),
+        ("[spase]\nmethod = 'hard'\n", ("'spase'", "did you mean 'space'")),
+        ("[space]\nsteps = 5\n", ("space.method", "missing")),
+        ("[space\n", ("is not TOML",)),
+        ("include = ['hrad']\n", ("did you mean 'hard'",)),
+        ("include = 'hard'\n", ("include", "'hard'", "list")),
+        ("include = ['{self}']\n", ("circle",)),
+        ("space = 3\n", ("space", "3", "table")),
+        ("about = 'nothing'\n", ("nothing to merge",)),
+    ],
+)
+def test_broken_files(tmp_path, text, parts):
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace("{self}", str(path)))
+    with pytest.raises(SpaceError) as caught:
+        presets.load(str(path))
+    message = str(caught.value)
+    assert all(part in message for part in (str(path), *parts)), message
+    assert "\n" not in message
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(SpaceError, match="no file"):
+        presets.load(str(tmp_path / "none.toml"))
+    (tmp_path / "bytes.toml").write_bytes(b"about = '\xff'")
+    with pytest.raises(SpaceError, match="not UTF-8"):
+        presets.load(str(tmp_path / "bytes.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(SpaceError, match="cannot read"):
+        presets.load(str(tmp_path / "folder.toml"))

@@ -27,7 +27,9 @@ values = st.dictionaries(
 def test_the_order_of_names_does_not_count(given_values):
     turned = dict(reversed(list(given_values.items())))
     left, right = Candidate(given_values), Candidate(turned)
-    assert left == right and hash(left) == hash(right) and left.digest == right.digest
+    assert left == right
+    assert hash(left) == hash(right)
+    assert left.digest == right.digest
     assert Candidate.from_dict(left.to_dict()) == left
     assert copy.deepcopy(left) == left
 
@@ -52,7 +54,8 @@ def test_values_cannot_change():
         candidate.values["method"] = "x"  # type: ignore[index]
     changed = candidate.replace(steps=3)
     assert changed.to_dict() == {"method": "hard", "steps": 3}
-    assert "steps" not in candidate and candidate.get("steps", 7) == 7
+    assert "steps" not in candidate
+    assert candidate.get("steps", 7) == 7
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), [1], {"a": 1}])

@@ -20,7 +20,8 @@ def test_shipped_presets():
     }
     for name in presets.names():
         space = presets.load(name)
-        assert space.methods and set(space.open) <= {"template", "words"}
+        assert space.methods
+        assert set(space.open) <= {"template", "words"}
         assert presets.about(name).endswith(".")
     full = Space.merge(presets.load("zero_shot"), presets.load("hard"))
     assert presets.load("full") == full

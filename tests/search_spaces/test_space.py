@@ -211,7 +211,8 @@ def test_merge_lets_the_later_definition_win():
 def test_dict_and_digest(names):
     space = filled(*names)
     again = Space.from_dict(space.to_dict())
-    assert again == space and again.digest == space.digest
+    assert again == space
+    assert again.digest == space.digest
     assert filled("hard").digest != filled("zero_shot").digest
     assert space.digest != space.override("method", space.methods[0]).digest
 

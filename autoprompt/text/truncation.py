@@ -1,0 +1,69 @@
+"""Cutting a prompt to the room it has. Knows token pieces, not tokenizers or templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+class TruncationError(ValueError):
+    """What must stay in the prompt (literals, mask, soft tokens) is longer than the room."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPiece:
+    """Tokens of one piece; mask and soft pieces hold one id (of any value) per position."""
+
+    kind: Literal["words", "mask", "soft"]
+    ids: tuple[int, ...]
+    shortenable: bool = False
+
+
+def truncate(
+    sides: Sequence[Sequence[TokenPiece]], room: int
+) -> tuple[tuple[TokenPiece, ...], ...]:
+    """Cut one or two sides to `room` tokens in all (special tokens not counted).
+
+    PET's rule (Schick & Schütze 2021, reference code): one token at a time from the end of the
+    last non-empty shortenable piece of the side with more shortenable tokens; ties cut the second
+    side. Pieces that are not shortenable are never touched and emptied ones stay in place.
+    `TruncationError` when even without all shortenable tokens the prompt does not fit.
+    """
+    if len(sides) > 2:
+        raise ValueError(f"sides: {len(sides)} given; a prompt has one or two")
+    lengths = [sum(len(piece.ids) for piece in side) for side in sides]
+    free = [sum(len(piece.ids) for piece in side if piece.shortenable) for side in sides]
+    excess = sum(lengths) - room
+    if excess <= 0:
+        return tuple(tuple(side) for side in sides)
+    fixed = sum(lengths) - sum(free)
+    if fixed > room:
+        raise TruncationError(
+            f"template: its own words and mask take {fixed} tokens, but the model's limit leaves "
+            f"room for {room}; shorten the template or use a model that reads longer inputs"
+        )
+    if len(sides) == 1:
+        cuts = [excess]
+    else:
+        # First the longer side comes down to the other one, then the two take turns, the second
+        # side first: the outcome of cutting one token at a time, without doing so.
+        level = min(excess, abs(free[0] - free[1]))
+        turns = excess - level
+        first_is_longer = free[0] > free[1]
+        cuts = [turns // 2, turns - turns // 2]
+        cuts[0 if first_is_longer else 1] += level
+    return tuple(_cut(side, cut) for side, cut in zip(sides, cuts, strict=True))
+
+
+def _cut(side: Sequence[TokenPiece], count: int) -> tuple[TokenPiece, ...]:
+    kept = list(side)
+    for position in range(len(kept) - 1, -1, -1):
+        piece = kept[position]
+        if count and piece.shortenable:
+            taken = min(count, len(piece.ids))
+            kept[position] = replace(piece, ids=piece.ids[: len(piece.ids) - taken])
+            count -= taken
+    return tuple(kept)

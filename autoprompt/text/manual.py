@@ -155,23 +155,10 @@ _NATURAL = {
 }
 _SEPARATORS = re.compile(rf"[\s{re.escape(string.punctuation)}]+")
 _NEGATIONS = ("not", "non", "no")
-_EMPTY_WORDS = (
-    "a",
-    "an",
-    "and",
-    "at",
-    "by",
-    "for",
-    "from",
-    "in",
-    "is",
-    "it",
-    "of",
-    "on",
-    "or",
-    "the",
+_PREPOSITIONS = ("at", "by", "for", "from", "in", "of", "on", "to", "with")
+_EMPTY_WORDS = frozenset(
+    {"a", "an", "and", "is", "it", "or", "that", "the", "this", *_PREPOSITIONS}
 )
-_EMPTY_WORDS += ("that", "this", "to", "with")
 
 
 def templates(kind: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""A study read back: leaderboard, comparisons, page. Never trains, never imports torch."""

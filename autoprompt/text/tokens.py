@@ -10,6 +10,8 @@ from autoprompt.text.template import Piece
 
 # Ordinary words; whichever of them the vocabulary holds shows how it marks the start of a word.
 _PROBES = ("a", "the", "great", "in")
+# JSON can smuggle half a character in ("\ud800"), which no tokenizer accepts.
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _leading_space: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -44,7 +46,7 @@ def tokenize_piece(tokenizer: Any, piece: Piece) -> tuple[int, ...]:
 
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     encoded = tokenizer(
-        text,
+        _HALF_CHARACTER.sub("\ufffd", text),
         add_special_tokens=False,
         split_special_tokens=True,
         padding=False,

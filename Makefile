@@ -1,0 +1,41 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/demo
+BIN := $(VENV)/bin
+
+.PHONY: demo test check clean
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autoprompt needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/demo.stamp
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dashboard,postgres]'
+	touch $@
+
+demo: $(VENV)/demo.stamp
+	rm -rf $(RUN) $(RUN)-bundle
+	$(BIN)/autoprompt search examples/tickets/train.csv --out $(RUN) --shots 16 \
+		--unlabeled examples/tickets/unlabeled.csv --minutes 3
+	$(BIN)/autoprompt test $(RUN) examples/tickets/test.csv
+	$(BIN)/autoprompt leaderboard $(RUN)
+	$(BIN)/autoprompt export $(RUN) $(RUN)-bundle
+	printf '%s\n' \
+		'I was charged twice for the same month.' \
+		'The parcel has been stuck at the depot since Monday.' \
+		'How do I change the e-mail address I sign in with?' \
+		| $(BIN)/autoprompt predict $(RUN)-bundle - --proba
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

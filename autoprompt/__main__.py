@@ -1,0 +1,5 @@
+"""`python -m autoprompt`: the command line."""
+
+from autoprompt.cli import main
+
+main()

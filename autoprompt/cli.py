@@ -1,0 +1,329 @@
+"""The command line: each verb's body calls one function. Imports nothing heavy before it must."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="autoprompt",
+    help="A few labelled texts and a language model in, the best prompt configuration out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The language models that come with autoprompt.")
+app.add_typer(models_app, name="models")
+
+TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.")]
+TextBColumn = Annotated[str | None, typer.Option("--text-b", help="Column of the second text.")]
+LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder given to search --out.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+
+#: Failures of the disk, not of the command: the same command may succeed later.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_INTERRUPTED = 130
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(metavar="DATA")],
+    test: Annotated[str | None, typer.Option("--test", help="Test file to compare.")] = None,
+    unlabeled: Annotated[str | None, typer.Option("--unlabeled", help="Unlabelled file.")] = None,
+    text: TextColumn = None,
+    text_b: TextBColumn = None,
+    label: LabelColumn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the data: classes, empty texts, duplicates, conflicts, overlap with other files."""
+    from autoprompt.data import checks
+    from autoprompt.data.readers import Columns, read
+    from autoprompt.models.builtin import count_tokens
+
+    columns = Columns(text, text_b, label)
+    report = checks.check(
+        read(data, columns, lenient=True),
+        test=read(test, columns, lenient=True) if test else None,
+        unlabeled=read(unlabeled, Columns(text, text_b), labelled=False, lenient=True)
+        if unlabeled
+        else None,
+        count_tokens=count_tokens,
+    )
+    _print_document(report.to_dict(), as_json, checks.lines(report))
+    if report.fatal:
+        raise typer.Exit(3)
+
+
+@app.command()
+def search(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, json, parquet, hf:")],
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
+    model: Annotated[str | None, typer.Option(help="builtin, a hub name or a folder.")] = None,
+    preset: Annotated[list[str] | None, typer.Option(help="Space by name or file.")] = None,
+    template: Annotated[list[str] | None, typer.Option(help='"{text} It was {mask}."')] = None,
+    words: Annotated[list[str] | None, typer.Option(help='"label=word,word", one a label.')] = None,
+    shots: Annotated[int | None, typer.Option(help="Labelled rows per class.")] = None,
+    unlabeled: Annotated[str | None, typer.Option(help="Texts without labels.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of the study, all calls.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Wall clock of all calls.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn (0).")] = None,
+    storage: Annotated[str | None, typer.Option(help="SQLAlchemy URL (a file in RUN).")] = None,
+    study: Annotated[str | None, typer.Option(help="Name of the study (RUN's name).")] = None,
+    device: Device = None,
+    config_file: Annotated[str | None, typer.Option("-c", "--config", help="TOML file.")] = None,
+    text: TextColumn = None,
+    text_b: TextBColumn = None,
+    label: LabelColumn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search, confirm and train the best prompt. The same command continues a run."""
+    from autoprompt.config import read_overrides
+    from autoprompt.data.readers import Columns
+    from autoprompt.search.settings import Options
+    from autoprompt.terminal import run_search
+
+    options = Options(
+        out=out,
+        model=model,
+        presets=tuple(preset or ()),
+        templates=tuple(template or ()),
+        words=tuple(words or ()),
+        shots=shots,
+        unlabeled=unlabeled,
+        trials=trials,
+        minutes=minutes,
+        seed=seed,
+        storage=storage,
+        study=study,
+        device=device,
+        columns=Columns(text, text_b, label),
+        config_file=config_file,
+        settings=read_overrides(settings or ()),
+    )
+    document, lines = run_search(data, options)
+    _print_document(document, as_json, lines)
+
+
+@app.command()
+def status(run: Run, as_json: AsJson = False) -> None:
+    """Where a run stands."""
+    from autoprompt.search import opened
+    from autoprompt.terminal import status_lines
+
+    with opened.open_run(run) as found:
+        document = opened.status(found)
+    _print_document(document, as_json, status_lines(document))
+
+
+@app.command()
+def leaderboard(run: Run, as_json: AsJson = False) -> None:
+    """All trials and baselines, ranked."""
+    from autoprompt.search import opened
+    from autoprompt.terminal import board_lines
+
+    with opened.open_run(run) as found:
+        rows = opened.leaderboard(found)
+    _print_document([row.to_dict() for row in rows], as_json, board_lines(rows))
+
+
+@app.command()
+def test(
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help="The test file.")],
+    again: Annotated[bool, typer.Option("--again", help="Open a test file once more.")] = False,
+    text: TextColumn = None,
+    text_b: TextBColumn = None,
+    label: LabelColumn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Open the test file, once: score the winner and every baseline."""
+    from autoprompt.data.readers import Columns
+    from autoprompt.terminal import run_test, test_lines
+
+    document = run_test(run, data, Columns(text, text_b, label), again)
+    _print_document(document, as_json, test_lines(document))
+
+
+@app.command()
+def report(run: Run) -> None:
+    """Write RUN/report.html."""
+    from autoprompt.terminal import run_report
+
+    for line in run_report(run):
+        typer.echo(line)
+
+
+@app.command()
+def export(
+    run: Run,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="New folder.")],
+    trial: Annotated[int | None, typer.Option(help="A trial or baseline (the winner).")] = None,
+) -> None:
+    """Write the winner, or another trial, as a folder ready to use."""
+    from autoprompt.search import opened
+
+    with opened.open_run(run) as found:
+        row = opened.export(found, bundle, trial)
+    typer.echo(f"{bundle}: trial {row.trial} ({row.method})")
+
+
+@app.command()
+def dashboard(
+    run: Run,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind.")] = 8080,
+) -> None:
+    """Serve Optuna's dashboard of the study (extra `dashboard`)."""
+    from autoprompt.dashboard.app import serve
+    from autoprompt.search import opened
+
+    with opened.open_run(run) as found:
+        url = found.url
+    serve(url, host=host, port=port)
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE")],
+    data: Annotated[str, typer.Argument(metavar="DATA|-", help="A file, or - for stdin.")],
+    output: Annotated[Path | None, typer.Option("-o", help="File (.csv or JSONL).")] = None,
+    proba: Annotated[bool, typer.Option("--proba", help="Class probabilities too.")] = False,
+    text: TextColumn = None,
+    text_b: TextBColumn = None,
+    device: Device = None,
+) -> None:
+    """Label new texts, in input order."""
+    from autoprompt.data.readers import Columns
+    from autoprompt.terminal import run_predict
+
+    run_predict(bundle, data, output, proba, Columns(text, text_b), device or "auto")
+
+
+@app.command()
+def config(
+    schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of all keys.")] = False,
+) -> None:
+    """The configuration's keys with their defaults, or their JSON Schema."""
+    from autoprompt import config as configuration
+
+    document: Any = configuration.schema()
+    if not schema:
+        document = configuration.build({}).model_dump()
+    typer.echo(json.dumps(document, indent=2))
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """Describe the built-in language models."""
+    if context.invoked_subcommand is None:
+        from autoprompt.terminal import model_lines
+
+        for line in model_lines():
+            typer.echo(line)
+
+
+@models_app.command("export")
+def models_export(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="builtin")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
+) -> None:
+    """Write a built-in model as an ordinary transformers folder."""
+    from autoprompt.terminal import export_model
+
+    typer.echo(export_model(name, directory))
+
+
+def _print_document(document: Any, as_json: bool, lines: list[str]) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        for line in lines:
+            typer.echo(line)
+
+
+def spread_values(arguments: list[str]) -> list[str]:
+    """`--words a=x b=y` as `--words a=x --words b=y`, likewise --template and --preset.
+
+    Click's options take one value; what follows is moved only when it cannot be DATA or key=value.
+    """
+    from autoprompt.config import SECTIONS
+
+    def belongs(option: str, value: str) -> bool:
+        if option == "--template":
+            return "{mask}" in value or "*mask*" in value or '{"mask"}' in value
+        if option == "--words":
+            return "=" in value and value.split("=")[0].split(".")[0] not in SECTIONS
+        return value.endswith(".toml") or value.isidentifier()
+
+    spread: list[str] = []
+    option, taken = "", False
+    for argument in arguments:
+        if argument in ("--words", "--template", "--preset"):
+            option, taken = argument, False
+        elif argument.startswith("-"):
+            option = ""
+        elif option and taken:
+            if belongs(option, argument):
+                spread.append(option)
+            else:
+                option = ""
+        elif option:
+            taken = True
+        spread.append(argument)
+    return spread
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"autoprompt: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; return the exit code. Every expected failure is one line on stderr."""
+    import click
+
+    try:
+        if "search" in arguments[:1]:
+            arguments = spread_values(arguments)
+        result = app(args=arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _fail(f"{error.format_message()} (see autoprompt --help)", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; the same command continues", _INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror}; free or unlock the disk and run it again", 75)
+    except BaseException as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        if isinstance(error, Exception):
+            return _fail(str(error), code)
+        return _fail("stopped; the same command continues", code)
+
+
+def main() -> None:
+    """Entry point of the installed command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The search: where spaces, learners and storage meet. Everything that knows Optuna lives here."""

@@ -1,0 +1,101 @@
+"""The fixed rivals: run once, on the blocks that confirm the winner. Never the sampler's trials.
+
+Nothing is chosen among them, so they need no search blocks, and on the fresh ones they are
+compared with the confirmed prompts block by block.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Told, peak_memory
+from search_spaces.candidate import Candidate
+from storage import queries
+from storage.store import StoreUnavailable
+
+#: Each baseline gets this many blocks however short the time is: two give a spread.
+FEWEST_BLOCKS = 2
+
+
+def run_blocks(
+    bench: Bench,
+    row: int,
+    candidate: Candidate,
+    *,
+    stage: str,
+    blocks: int,
+    deadline: float | None,
+) -> tuple[list[float], int]:
+    """Score the blocks of `stage` that the candidate lacks, the first two whatever the deadline.
+
+    Returns its values over the blocks it now has, and the tokens processed.
+    """
+    stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, stage)
+    tokens, values = 0, []
+    for index in range(blocks):
+        if index in stored:
+            found = stored[index].metrics
+        else:
+            late = deadline is not None and (
+                time.monotonic() + bench.seconds.get(candidate.digest, 0.0) > deadline
+            )
+            if late and len(values) >= FEWEST_BLOCKS:
+                break
+            part = bench.block(stage, index)
+            found, used = bench.run_block(candidate, part)
+            tokens += used
+            bench.store.record_block(
+                row, stage=stage, block=index, seed=part.seed, fold=part.fold, metrics=found
+            )
+        values.append(found[bench.metric])
+    return values, tokens
+
+
+def run_baselines(
+    bench: Bench,
+    candidates: Sequence[Candidate],
+    *,
+    confirm_blocks: int,
+    deadline: float | None,
+    told: Callable[[Told], None],
+) -> None:
+    """Every baseline's row, finished. An interrupted one is continued on its own row."""
+    stage = CONFIRM if confirm_blocks else SEARCH
+    blocks = confirm_blocks or bench.base_blocks
+    rows = {
+        row.candidate.digest: row
+        for row in queries.trials(bench.store, bench.study_id)
+        if row.baseline
+    }
+    for candidate in candidates:
+        row = rows.get(candidate.digest)
+        if row is not None and row.state != "running":
+            continue
+        number = (
+            row.id
+            if row is not None
+            else bench.start(candidate, optuna_number=None, baseline=True)
+        )
+        began = time.monotonic()
+        values: list[float] = []
+        tokens, state, error = 0, "complete", None
+        try:
+            values, tokens = run_blocks(
+                bench, number, candidate, stage=stage, blocks=blocks, deadline=deadline
+            )
+        except StoreUnavailable:
+            raise
+        except Exception as problem:  # a rival that cannot run must not cost the study
+            state, error = "failed", f"{type(problem).__name__}: {problem}".splitlines()[0]
+        seconds = time.monotonic() - began
+        bench.store.finish_trial(
+            number,
+            state=state,
+            seconds=seconds,
+            tokens=tokens,
+            peak_memory=peak_memory(),
+            error=error,
+        )
+        mean = sum(values) / len(values) if values else None
+        told(Told(number, state, candidate, mean, len(values), seconds, baseline=True, error=error))

@@ -1,0 +1,252 @@
+"""The pools of a study: templates and label words, proposed once, frozen before trial 0.
+
+Knows proposals and learners, not Optuna. The sampler later sees short ids (`t003`, `v01`) alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from autoprompt.data.task import Example, Task
+from autoprompt.learners.build import build
+from autoprompt.learners.workshop import Workshop
+from autoprompt.text import manual
+from autoprompt.text.template import TemplateError, check_template, read_template
+from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
+from search_spaces.candidate import Candidate
+from storage.records import PoolEntry
+
+#: Kinds of pool entries; FIRST are the pairs worth trying first, as "template id, words id".
+TEMPLATE, WORDS, FIRST = "template", "words", "first"
+MOST_PROPOSED_TEMPLATES = 16
+MOST_PROPOSED_WORDS = 8
+#: Rows that rank the pools by zero-shot score: enough to order them, few enough for a CPU.
+RANKING_ROWS = 96
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The user's own prompts, already parsed. `only_*`: the pool is exactly these."""
+
+    templates: tuple[str, ...] = ()
+    words: tuple[Verbalizer, ...] = ()
+    only_templates: bool = False
+    only_words: bool = False
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Frozen pools by short id."""
+
+    entries: tuple[PoolEntry, ...]
+
+    @property
+    def first(self) -> tuple[tuple[str, str], ...]:
+        """The (template id, words id) pairs worth trying first; one empty pair without pools."""
+        pairs = [entry.text.split() for entry in self.entries if entry.kind == FIRST]
+        return tuple((template, words) for template, words in pairs) or (("", ""),)
+
+    def ids(self, kind: str) -> tuple[str, ...]:
+        return tuple(entry.short_id for entry in self.entries if entry.kind == kind)
+
+    def text(self, short_id: str) -> str:
+        return next(entry.text for entry in self.entries if entry.short_id == short_id)
+
+
+def read_asked(
+    templates: Sequence[str], words: Sequence[str], space: dict[str, Any], task: Task
+) -> Asked:
+    """Parse --template, --words, space.template and space.words.
+
+    Raises TemplateError or VerbalizerError: nothing of a study exists yet.
+    """
+    own_templates, own_words = list(templates), list(words)
+    only_templates, only_words = "template" in space, "words" in space
+    if only_templates:
+        own_templates += _strings("space.template", space["template"], TemplateError)
+    if only_words:
+        for text in _strings("space.words", space["words"], VerbalizerError):
+            own_words += [part.strip() for part in text.split(";") if part.strip()]
+    parsed = []
+    for source in own_templates:
+        template = read_template(source)
+        check_template(template, task.kind)
+        parsed.append(str(template))
+    verbalizers = parse_words(own_words, task.labels) if own_words else ()
+    return Asked(tuple(dict.fromkeys(parsed)), verbalizers, only_templates, only_words)
+
+
+def _strings(name: str, value: Any, error: type[ValueError]) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    for item in values:
+        if not isinstance(item, str):
+            raise error(f"{name}: {item!r} is no text; give the text itself or a list of texts")
+    return values
+
+
+def build_pools(
+    workshop: Workshop,
+    task: Task,
+    rows: Sequence[Example],
+    asked: Asked,
+    *,
+    multi_token: str,
+    seed: int,
+    seconds: float | None,
+    say: Callable[[str], None],
+) -> Pools:
+    """Gather, propose, rank by zero-shot score on the labelled rows, and number the pools.
+
+    seconds: about how long the proposals may take; None = as long as they need (so that a run
+    without a time limit does not depend on the machine's speed).
+    """
+    from autoprompt.proposals.infill import propose_templates
+    from autoprompt.proposals.label_words import propose_words
+
+    backbone = workshop.backbone
+    for verbalizer in asked.words:
+        check_words(verbalizer, backbone.tokenizer, multi_token)
+    words = [(v.to_json(), "user") for v in asked.words]
+    if not asked.only_words:
+        words += [(v.to_json(), "manual") for v in manual.words(task.labels)]
+        words = [item for item in words if _usable(item[0], backbone.tokenizer, multi_token)]
+    if not words and asked.only_words:
+        raise VerbalizerError("space.words: no usable label words; give one word per label")
+
+    templates = [(text, "user") for text in asked.templates]
+    if not asked.only_templates:
+        templates += [(text, "manual") for text in manual.templates(task.kind)]
+    first_template = read_template(templates[0][0])
+    if not asked.only_words:
+        say("proposing label words from the labelled texts")
+        for proposal in propose_words(
+            backbone, rows, task, first_template, count=MOST_PROPOSED_WORDS, seed=seed
+        ):
+            words.append((proposal.text, proposal.source))
+    if not words:
+        raise VerbalizerError(
+            "--words: no label name is a word of this model's vocabulary and none was found in "
+            'the texts; give one word per label with --words "label=word"'
+        )
+    if not asked.only_templates:
+        say("proposing templates by infilling")
+        guide = Verbalizer.from_json(words[0][0])
+        for proposal in propose_templates(
+            backbone,
+            rows,
+            task,
+            guide,
+            count=MOST_PROPOSED_TEMPLATES,
+            seed=seed,
+            seconds=seconds,
+        ):
+            templates.append((proposal.text, proposal.source))
+
+    entries = (
+        *_numbered(TEMPLATE, "t{:03d}", templates),
+        *_numbered(WORDS, "v{:02d}", words),
+    )
+    say("ranking the prompts by zero-shot score")
+    return _rank(entries, workshop, task, rows, seed)
+
+
+def _usable(words: str, tokenizer: Any, multi_token: str) -> bool:
+    try:
+        check_words(Verbalizer.from_json(words), tokenizer, multi_token)
+    except VerbalizerError:
+        return False
+    return True
+
+
+def _numbered(kind: str, form: str, items: Sequence[tuple[str, str]]) -> tuple[PoolEntry, ...]:
+    """Pool entries in order, the first of equal texts kept."""
+    unique = dict(reversed(items))
+    ordered = [(text, unique[text]) for text in dict.fromkeys(text for text, _ in items)]
+    return tuple(
+        PoolEntry(kind=kind, short_id=form.format(i), text=text, source=source, score=None)
+        for i, (text, source) in enumerate(ordered)
+    )
+
+
+def _rank(
+    entries: tuple[PoolEntry, ...],
+    workshop: Workshop,
+    task: Task,
+    rows: Sequence[Example],
+    seed: int,
+) -> Pools:
+    """Score every pair zero-shot (calibrated mean log-probability of the gold label), give each
+    entry the best score of its pairs, and order the pairs: the user's own, the default, the best.
+    """
+    sample = list(rows)
+    if len(sample) > RANKING_ROWS:
+        sample = random.Random(seed).sample(sample, RANKING_ROWS)
+    gold = np.array(task.label_ids(sample))
+    templates = [entry for entry in entries if entry.kind == TEMPLATE]
+    words = [entry for entry in entries if entry.kind == WORDS]
+    pairs: dict[tuple[str, str], float] = {}
+    for template in templates:
+        for word in words:
+            learner = build(
+                Candidate(
+                    {
+                        "method": "zero_shot",
+                        "template": template.text,
+                        "words": word.text,
+                        "trainable": "none",
+                        "calibration": "prior",
+                    }
+                ),
+                task,
+                workshop,
+            )
+            learner.fit(sample, seed=seed)
+            scores = learner.scores(sample)
+            pairs[template.short_id, word.short_id] = float(
+                scores[np.arange(len(gold)), gold].mean()
+            )
+    scored = tuple(
+        replace(
+            entry,
+            score=round(max(score for pair, score in pairs.items() if entry.short_id in pair), 6),
+        )
+        for entry in entries
+    )
+    best = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
+    own_templates = [e.short_id for e in templates if e.source == "user"] or [
+        templates[0].short_id
+    ]
+    own_words = [e.short_id for e in words if e.source == "user"] or [words[0].short_id]
+    first = [(t, w) for t in own_templates for w in own_words]
+    default = (
+        next((e.short_id for e in templates if e.source == "manual"), templates[0].short_id),
+        next((e.short_id for e in words if e.source == "manual"), words[0].short_id),
+    )
+    ordered = dict.fromkeys([*first, default, *_spread(best)])
+    firsts = (
+        PoolEntry(
+            kind=FIRST,
+            short_id=f"f{i:02d}",
+            text=f"{template} {words}",
+            source="rank",
+            score=round(pairs[template, words], 6),
+        )
+        for i, (template, words) in enumerate(ordered)
+    )
+    return Pools((*scored, *firsts))
+
+
+def _spread(best: Sequence[tuple[str, str]], count: int = 6) -> list[tuple[str, str]]:
+    """The best pairs, no template twice: neighbours of one template teach the sampler little."""
+    seen: set[str] = set()
+    chosen = []
+    for template, words in best:
+        if template not in seen:
+            seen.add(template)
+            chosen.append((template, words))
+    return chosen[:count]

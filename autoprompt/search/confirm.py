@@ -1,0 +1,76 @@
+"""The best few once more, on fresh blocks: the figure that the winner is chosen by.
+
+The search's own scores are those of the luckiest; these are not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from autoprompt.report.leaderboard import Row, distinct
+from autoprompt.search.baselines import run_blocks
+from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, peak_memory
+from storage import queries
+
+
+def finalists(rows: Sequence[Row], top: int) -> list[Row]:
+    """The best complete candidates by search mean, one row a candidate, baselines left out."""
+    searched = [row for row in rows if row.state == "complete" and not row.baseline]
+    ordered = sorted(searched, key=lambda row: (-(_search_mean(row)), row.trial))
+    return [row for row, _ in distinct(ordered)][:top]
+
+
+def _search_mean(row: Row) -> float:
+    value = row.search_mean if row.search_mean is not None else row.mean
+    return float("-inf") if value is None else value
+
+
+def expected_seconds(bench: Bench, rows: Sequence[Row], top: int, blocks: int) -> float:
+    """What confirming the present finalists would take, from their blocks so far."""
+    return sum(
+        blocks * bench.seconds.get(row.digest, row.seconds / max(1, row.blocks))
+        for row in finalists(rows, top)
+    )
+
+
+def confirm(
+    bench: Bench,
+    rows: Sequence[Row],
+    *,
+    top: int,
+    blocks: int,
+    deadline: float | None,
+    told: Callable[[Told], None],
+) -> int:
+    """Run `blocks` fresh blocks for each finalist, best first; return how many were confirmed.
+
+    Under a deadline the later finalists are left out first: one that would not end in time is not
+    begun, but the best always is.
+    """
+    records = {row.id: row for row in queries.trials(bench.store, bench.study_id)}
+    done = 0
+    for row in finalists(rows, top):
+        candidate = from_row(records[row.trial].candidate)
+        stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, CONFIRM)
+        cost = (blocks - len(stored)) * bench.seconds.get(
+            row.digest, row.seconds / max(1, row.blocks)
+        )
+        if deadline is not None and done and time.monotonic() + cost > deadline:
+            continue
+        began = time.monotonic()
+        values, tokens = run_blocks(
+            bench, row.trial, candidate, stage=CONFIRM, blocks=blocks, deadline=deadline
+        )
+        seconds = time.monotonic() - began
+        bench.store.finish_trial(
+            row.trial,
+            state="complete",
+            seconds=seconds,
+            tokens=tokens,
+            peak_memory=peak_memory(),
+        )
+        mean = sum(values) / len(values)
+        told(Told(row.trial, "confirmed", candidate, mean, len(values), seconds))
+        done += 1
+    return done

@@ -1,0 +1,238 @@
+"""PromptSearch: the search as a scikit-learn estimator. Same run folder, same stages as the CLI."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from autoprompt.config import read_overrides
+from autoprompt.data.readers import Columns, Table, read
+from autoprompt.data.task import DataError, Example, digest
+from autoprompt.search.clock import Clock
+from autoprompt.search.settings import Options
+
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+
+class PromptSearch(ClassifierMixin, BaseEstimator):
+    """Finds the best prompt configuration for labelled texts.
+
+    Constructor parameters are the long options of `autoprompt search`; `settings` takes the
+    `key=value` settings as a list of strings or a nested mapping. With `out=None` each `fit` has a
+    fresh temporary run; with `out` given, the same data continues that run and other data raises
+    RunError.
+
+    X is a sequence of texts, or of pairs of texts; y the label names. `fit` also takes a file name
+    (or `hf:` name) as X with y left out.
+
+    Attributes after `fit`: `classes_` (label names in order), `best_` (the winning row),
+    `run_` (the run's folder).
+    """
+
+    def __init__(
+        self,
+        *,
+        out: str | Path | None = None,
+        model: str | None = None,
+        preset: str | Sequence[str] | None = None,
+        template: str | Sequence[str] | None = None,
+        words: str | Sequence[str] | None = None,
+        shots: int | None = None,
+        unlabeled: str | None = None,
+        trials: int | None = None,
+        minutes: float | None = None,
+        seed: int | None = None,
+        storage: str | None = None,
+        study: str | None = None,
+        device: str | None = None,
+        text: str | None = None,
+        text_b: str | None = None,
+        label: str | None = None,
+        config: str | None = None,
+        settings: Sequence[str] | Mapping[str, Any] | None = None,
+    ) -> None:
+        self.out = out
+        self.model = model
+        self.preset = preset
+        self.template = template
+        self.words = words
+        self.shots = shots
+        self.unlabeled = unlabeled
+        self.trials = trials
+        self.minutes = minutes
+        self.seed = seed
+        self.storage = storage
+        self.study = study
+        self.device = device
+        self.text = text
+        self.text_b = text_b
+        self.label = label
+        self.config = config
+        self.settings = settings
+
+    def fit(self, X: Texts | str, y: Sequence[Any] | None = None) -> PromptSearch:
+        """Search on X, y. Raises DataError, RunError and the other module errors."""
+        from autoprompt.search import job
+
+        data: str | Table
+        if isinstance(X, str):
+            data = X
+        else:
+            if y is None:
+                raise DataError("y: missing; give one label per text, or a file name as X")
+            data = table(X, y)
+            names = {str(label): label for label in y}
+        if self.out is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="autoprompt-")
+            self.run_ = Path(self._temporary.name) / "run"
+        else:
+            self.run_ = Path(self.out)
+        clock = Clock(None)
+        record = job.search(data, self._options(), job.Listener(), clock)
+        self._bundle: Any = None
+        original = {} if isinstance(X, str) else names
+        self.classes_ = np.array([original.get(label, label) for label in record.labels])
+        self.best_ = next((row for row in self._rows() if row.trial == self._winner()), None)
+        return self
+
+    def _options(self) -> Options:
+        settings = self.settings or {}
+        if not isinstance(settings, Mapping):
+            settings = read_overrides(settings)
+        return Options(
+            out=self.run_,
+            model=None if self.model is None else str(self.model),
+            presets=_several(self.preset),
+            templates=_several(self.template),
+            words=_several(self.words),
+            shots=self.shots,
+            unlabeled=self.unlabeled,
+            trials=self.trials,
+            minutes=self.minutes,
+            seed=self.seed,
+            storage=self.storage,
+            study=self._study_name,
+            device=self.device,
+            columns=Columns(self.text, self.text_b, self.label),
+            config_file=self.config,
+            settings=settings,
+        )
+
+    def predict(self, X: Texts) -> np.ndarray:
+        """Labels [N] of texts, as `y` had them."""
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+    def predict_proba(self, X: Texts) -> np.ndarray:
+        """Probabilities [N, C], columns as `classes_`."""
+        check_is_fitted(self, "classes_")
+        if self._bundle is None:
+            from autoprompt.learners.bundle import load_bundle
+
+            self._bundle = load_bundle(self.run_ / "bundle", self.device or "auto")
+        return np.asarray(self._bundle.probabilities([_example(text) for text in X]))
+
+    def leaderboard(self) -> list[dict[str, Any]]:
+        """All trials and baselines, ranked: the rows of `autoprompt leaderboard --json`."""
+        return [row.to_dict() for row in self._rows()]
+
+    def test(
+        self, X: Texts | str, y: Sequence[Any] | None = None, *, again: bool = False
+    ) -> dict[str, Any]:
+        """Open test data once: winner and baselines. Raises RunError for a second time."""
+        from autoprompt.search import exam
+        from autoprompt.search.opened import open_run
+
+        check_is_fitted(self, "classes_")
+        with open_run(self.run_) as run, run.folder.locked():
+            exam.refuse_second(run.store, run.study, run.folder, again)
+            if isinstance(X, str):
+                found = read(X, run.columns)
+            elif y is None:
+                raise DataError("y: missing; give one label per text, or a file name as X")
+            else:
+                found = table(X, y)
+            run.task.label_ids(found.examples)
+            return exam.examine(
+                found, run.folder, run.store, run.study, run.task, run.labelled(), run.workshop()
+            )
+
+    def export(self, bundle: str | Path, trial: int | None = None) -> Path:
+        """Write the winner (or another trial) as a folder for `autoprompt.load`."""
+        from autoprompt.search.opened import export, open_run
+
+        check_is_fitted(self, "classes_")
+        with open_run(self.run_) as run:
+            export(run, Path(bundle), trial)
+        return Path(bundle)
+
+    @property
+    def study(self) -> Any:
+        """After `fit` the Optuna study; before it the name given to the constructor.
+
+        The option and the attribute share their name; `get_params` always gives the option.
+        """
+        if not hasattr(self, "run_"):
+            return self._study_name
+        import optuna
+
+        from autoprompt.search.opened import open_run
+
+        with open_run(self.run_) as run:
+            return optuna.load_study(study_name=run.study.name, storage=run.url)
+
+    @study.setter
+    def study(self, name: str | None) -> None:
+        self._study_name = name
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters."""
+        return super().get_params(deep=deep) | {"study": self._study_name}
+
+    def _rows(self) -> list[Any]:
+        from autoprompt.search.opened import leaderboard, open_run
+
+        check_is_fitted(self, "classes_")
+        with open_run(self.run_) as run:
+            return leaderboard(run)
+
+    def _winner(self) -> int | None:
+        from autoprompt.report.leaderboard import winner
+
+        best = winner(self._rows())
+        return best.trial if best else None
+
+
+def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _example(text: Any, label: Any = None, line: int | None = None) -> Example:
+    """An example from a text or a pair of texts. Raises DataError for anything else."""
+    name = None if label is None else str(label)
+    if isinstance(text, str):
+        return Example(text, None, name, line)
+    if isinstance(text, (tuple, list, np.ndarray)) and len(text) == 2:
+        return Example(str(text[0]), str(text[1]), name, line)
+    raise DataError(f"X: {text!r} is neither a text nor a pair of texts; give str or (str, str)")
+
+
+def table(X: Texts, y: Sequence[Any]) -> Table:
+    """Texts and labels as the readers would give them. Raises DataError on unequal lengths."""
+    texts, labels = list(X), list(y)
+    if len(texts) != len(labels):
+        raise DataError(f"y: {len(labels)} labels for {len(texts)} texts; give one per text")
+    examples = []
+    for line, (text, label) in enumerate(zip(texts, labels), start=1):
+        example = _example(text, label, line)
+        if not example.text.strip() or not (example.label or "").strip():
+            raise DataError(f"row {line}: empty text or label; leave the row out")
+        examples.append(example)
+    return Table("in memory", Columns("text", None, "label"), tuple(examples), digest(examples))

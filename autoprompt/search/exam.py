@@ -1,0 +1,128 @@
+"""The test file, opened once: winner and every baseline scored in the same opening.
+
+All learners are fixed beforehand; nothing here feeds back into a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from autoprompt.data.metrics import METRICS, accuracy_ci95, metrics
+from autoprompt.data.readers import Table
+from autoprompt.data.splits import overlap
+from autoprompt.data.task import Example, Task
+from autoprompt.learners.bundle import load_bundle
+from autoprompt.learners.workshop import Workshop
+from autoprompt.report.leaderboard import Row, rows, winner
+from autoprompt.search.final import bundle_trial, candidate_of, train_on_all, write_bundle
+from autoprompt.search.folder import RunError, RunFolder
+from storage import queries
+from storage.records import StudyRecord
+from storage.store import Store
+
+
+class Scorer(Protocol):
+    """Anything with class scores [N, C] in the task's label order."""
+
+    def scores(self, examples: Sequence[Example]) -> np.ndarray: ...
+
+
+def refuse_second(store: Store, study: StudyRecord, folder: RunFolder, again: bool) -> None:
+    """Raises RunError when a test was opened before and `--again` is not given."""
+    opened = len({record.opening for record in queries.tests(store, study.id)})
+    if opened and not again:
+        raise RunError(
+            f"test {folder.path}: a test file was opened {opened} time(s) already; figures of a "
+            "second look are no longer untouched, add --again to take and record them all the same"
+        )
+
+
+def examine(
+    table: Table,
+    folder: RunFolder,
+    store: Store,
+    study: StudyRecord,
+    task: Task,
+    labelled: Sequence[Example],
+    workshop: Workshop,
+) -> dict[str, Any]:
+    """Train what is missing, score everything on the table, record the opening.
+
+    Returns the JSON document of `test`. Raises DataError for a label unseen in training.
+    """
+    task.label_ids(table.examples)  # an unknown label must not cost an opening
+    board = rows(store, study)
+    best = winner(board)
+    if best is None:
+        raise RunError(f"test {folder.path}: no trial is complete yet; run the search first")
+    if bundle_trial(folder.bundle) != best.trial:
+        write_bundle(folder.bundle, best, store, study, task, labelled, workshop)
+    scorers: list[tuple[Row, Scorer]] = [(best, load_bundle(folder.bundle, workshop.device))]
+    for row in board:
+        if row.baseline and row.state == "complete":
+            candidate = candidate_of(store, study, row.trial)
+            learner = train_on_all(candidate, task, labelled, workshop, study.seed)
+            # a learner shares the resident model: take its answers before the next one trains
+            scorers.append((row, _Answers(learner.scores(table.examples))))
+    known = set(overlap(labelled, table.examples))
+    clean = [i for i in range(len(table.examples)) if i not in known]
+    truth = task.label_ids(table.examples)
+    found: list[dict[str, Any]] = []
+    for row, scorer in scorers:
+        predicted = np.argmax(scorer.scores(table.examples), axis=1).tolist()
+        for subset, kept in (("all", range(len(truth))), ("clean", clean)):
+            values = metrics([truth[i] for i in kept], [predicted[i] for i in kept], task.labels)
+            found.append(
+                {
+                    "source": table.source,
+                    "data_digest": table.digest,
+                    "n": len(kept),
+                    "overlap": len(known),
+                    "trial_id": row.trial,
+                    "method": row.method,
+                    "baseline": row.baseline,
+                    "subset": subset,
+                    **{name: values[name] for name in METRICS},
+                }
+            )
+    opening = store.record_test(study.id, found)
+    return document(found, opening)
+
+
+class _Answers:
+    """Scores already taken."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self._scores = scores
+
+    def scores(self, examples: Sequence[Example]) -> np.ndarray:
+        return self._scores
+
+
+def document(found: Sequence[dict[str, Any]], opening: int) -> dict[str, Any]:
+    """The JSON of one opening: the winner's figures, those without overlaps, every baseline's."""
+
+    def of(subset: str, baseline: bool) -> list[dict[str, Any]]:
+        return [row for row in found if (row["subset"], row["baseline"]) == (subset, baseline)]
+
+    def figures(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in METRICS}
+
+    own, clean = of("all", False)[0], of("clean", False)[0]
+    return {
+        **figures(own),
+        "n": own["n"],
+        "ci95": list(accuracy_ci95(own["accuracy"], own["n"])),
+        "overlap": own["overlap"],
+        "without_overlap": {**figures(clean), "n": clean["n"]},
+        "trial": own["trial_id"],
+        "method": own["method"],
+        "times_tested": opening,
+        "baselines": [
+            {"method": row["method"], "trial": row["trial_id"], **figures(row)}
+            for row in of("all", True)
+        ],
+    }

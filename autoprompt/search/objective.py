@@ -1,0 +1,221 @@
+"""Scoring one candidate block by block. Knows learners and the Store; Optuna only as `trial`."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+
+from autoprompt.data.metrics import metrics
+from autoprompt.data.splits import Block, block
+from autoprompt.data.task import Example, Task
+from autoprompt.learners.build import build
+from autoprompt.learners.workshop import Workshop
+from autoprompt.search.choices import Pools
+from autoprompt.search.samplers import derived_seed
+from autoprompt.search.study import resolve
+from search_spaces.candidate import Candidate
+from search_spaces.space import Space
+from storage import queries
+from storage.store import Store, StoreUnavailable
+
+SEARCH, CONFIRM = "search", "confirm"
+
+
+@dataclass(frozen=True)
+class Told:
+    """One line of progress: what just ended. `mean` of the study's metric over `blocks` blocks."""
+
+    trial: int
+    state: str
+    candidate: Candidate
+    mean: float | None
+    blocks: int
+    seconds: float
+    baseline: bool = False
+    error: str | None = None
+
+
+class TrialFailed(Exception):
+    """A candidate could not be scored. Its row says why; the study goes on."""
+
+
+@dataclass
+class Bench:
+    """What every trial of a run shares: the rows, the learners' workshop, the Store.
+
+    seconds: per-block wall clock of every candidate run so far, by digest (a moving guess of what
+    confirming it will cost).
+    """
+
+    store: Store
+    study_id: int
+    task: Task
+    rows: Sequence[Example]
+    workshop: Workshop
+    metric: str
+    folds: int
+    seeds: int
+    seed: int
+    versions: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def base_blocks(self) -> int:
+        return self.seeds * self.folds
+
+    def block(self, stage: str, index: int) -> Block:
+        return block(self.rows, stage=stage, index=index, folds=self.folds, seed=self.seed)
+
+    def run_block(
+        self, candidate: Candidate, part: Block, deadline: float | None = None
+    ) -> tuple[dict[str, float], int]:
+        """Train on the block's training rows, score its evaluation rows.
+
+        Returns all metrics and the tokens processed. The learner's seed depends on the block
+        alone, so that candidates are compared under the same draw.
+        """
+        began = time.monotonic()
+        learner = build(candidate, self.task, self.workshop)
+        train = [self.rows[i] for i in part.train]
+        evaluation = [self.rows[i] for i in part.evaluation]
+        seed = derived_seed(self.seed, part.stage, part.index)
+        learner.fit(train, seed=seed, deadline=deadline)
+        predicted = np.argmax(learner.scores(evaluation), axis=1)
+        found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
+        self.seconds[candidate.digest] = time.monotonic() - began
+        return found, learner.tokens
+
+    def start(
+        self, candidate: Candidate, *, optuna_number: int | None, baseline: bool
+    ) -> int:
+        """A row for this candidate; returns its trial id."""
+        values = dict(candidate.values)
+        words = values.pop("words", None)
+        return self.store.start_trial(
+            self.study_id,
+            digest=candidate.digest,
+            method=values.pop("method"),
+            template=values.pop("template", None),
+            label_words=_words(words),
+            settings=values,
+            optuna_number=optuna_number,
+            baseline=baseline,
+            versions=self.versions,
+        )
+
+
+def _words(words: str | None) -> dict[str, list[str]] | None:
+    if words is None:
+        return None
+    from autoprompt.text.verbalizer import Verbalizer
+
+    return {label: list(found) for label, found in Verbalizer.from_json(words).words}
+
+
+def from_row(row: Any) -> Candidate:
+    """The resolved candidate of a stored row (inverse of `Bench.start`)."""
+    from autoprompt.text.verbalizer import Verbalizer
+
+    values: dict[str, Any] = {"method": row.method} | dict(row.settings)
+    if row.template is not None:
+        values["template"] = row.template
+    if row.label_words is not None:
+        words = tuple((label, tuple(found)) for label, found in row.label_words.items())
+        values["words"] = Verbalizer(words).to_json()
+    return Candidate(values)
+
+
+def peak_memory() -> int:
+    """Bytes: the most this process ever had resident, or the device allocated."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass
+class Objective:
+    """Optuna's objective: a candidate's mean over blocks, reported block by block.
+
+    A candidate that was scored before reports its stored blocks, then runs at least one more.
+    deadline: `time.monotonic()` after which no block is begun.
+    """
+
+    bench: Bench
+    space: Space
+    pools: Pools
+    deadline: float | None
+    told: Callable[[Told], None]
+
+    def __call__(self, trial: optuna.trial.Trial) -> float:
+        bench = self.bench
+        candidate = resolve(self.space.suggest(trial), self.pools)
+        stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, SEARCH)
+        row = trial.user_attrs.get("trial_id")
+        if row is None:
+            row = bench.start(candidate, optuna_number=trial.number, baseline=False)
+        else:
+            bench.store.take_over_trial(row, trial.number)
+        began, tokens = time.monotonic(), 0
+        values: dict[int, float] = {}
+
+        def finish(state: str, error: str | None = None) -> None:
+            bench.store.finish_trial(
+                row,
+                state=state,
+                seconds=time.monotonic() - began,
+                tokens=tokens,
+                peak_memory=peak_memory(),
+                error=error,
+            )
+            mean = sum(values.values()) / len(values) if values else None
+            seconds = time.monotonic() - began
+            self.told(Told(row, state, candidate, mean, len(values), seconds, error=error))
+
+        # An interrupt (a BaseException) passes through: the row stays `running` and is put back.
+        try:
+            for index in self._order(stored, retried="trial_id" in trial.user_attrs):
+                if index in stored:
+                    values[index] = stored[index].metrics[bench.metric]
+                    trial.report(values[index], step=index)
+                    continue
+                if self.deadline is not None and time.monotonic() > self.deadline:
+                    raise TimeoutError
+                part = bench.block(SEARCH, index)
+                found, used = bench.run_block(candidate, part, self.deadline)
+                tokens += used
+                bench.store.record_block(
+                    row, stage=SEARCH, block=index, seed=part.seed, fold=part.fold, metrics=found
+                )
+                values[index] = found[bench.metric]
+                trial.report(values[index], step=index)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+        except optuna.TrialPruned:
+            finish("pruned")
+            raise
+        except TimeoutError:
+            finish("pruned", "the time for searching was over")
+            raise optuna.TrialPruned from None
+        except StoreUnavailable:
+            raise
+        except Exception as problem:
+            finish("failed", f"{type(problem).__name__}: {problem}".splitlines()[0])
+            raise TrialFailed from problem
+        finish("complete")
+        return sum(values.values()) / len(values)
+
+    def _order(self, stored: dict[int, Any], *, retried: bool) -> list[int]:
+        """Block indices in their fixed order: the stored ones, what is missing of the base
+        blocks, and one more where a candidate that had them all comes again."""
+        wanted = sorted(set(stored) | set(range(self.bench.base_blocks)))
+        if not retried and all(index in stored for index in wanted):
+            wanted.append(max(wanted) + 1)
+        return wanted

@@ -1,0 +1,147 @@
+"""A run that exists, opened for the verbs that read it. Imports no model and no Optuna."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprompt.data.readers import Columns
+from autoprompt.data.task import Example, Task
+from autoprompt.report.leaderboard import Row, first_line, rows, winner
+from autoprompt.search.folder import RunError, RunFolder
+from autoprompt.search.settings import Settings, from_manifest
+from storage import queries
+from storage.records import StudyRecord
+from storage.store import Store, safe_url
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """Folder, database and study of one run."""
+
+    folder: RunFolder
+    store: Store
+    study: StudyRecord
+    manifest: dict[str, Any]
+    url: str
+
+    @property
+    def settings(self) -> Settings:
+        return from_manifest(self.manifest["settings"])
+
+    @property
+    def task(self) -> Task:
+        return Task(self.study.kind, self.study.labels)
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(**self.manifest["columns"])
+
+    def labelled(self) -> tuple[Example, ...]:
+        return self.folder.read_labelled()
+
+    def workshop(self) -> Any:
+        """Loads the model."""
+        from autoprompt.learners.workshop import Workshop
+        from autoprompt.models.device import resolve_device, resolve_precision
+
+        settings = self.settings
+        device = resolve_device(settings.device)
+        return Workshop(
+            self.task,
+            settings.model,
+            device,
+            resolve_precision(settings.config.train.precision, device),
+            self.labelled(),
+            unlabeled=self.folder.read_unlabeled(),
+        )
+
+
+@contextmanager
+def open_run(path: Path) -> Iterator[OpenRun]:
+    """Open RUN. Raises RunError when there is none, StoreUnavailable when its database is out of
+    reach."""
+    from autoprompt.search.address import storage_url
+
+    folder = RunFolder(path)
+    manifest = folder.read_manifest()
+    url = storage_url(folder, None, manifest)
+    with Store.open(url, create=False) as store:
+        study = store.study(manifest["study"])
+        if study is None:
+            raise RunError(
+                f"RUN {path}: its database {safe_url(url)} holds no study {manifest['study']!r}; "
+                "run the search again"
+            )
+        yield OpenRun(folder, store, study, manifest, url)
+
+
+def status(run: OpenRun) -> dict[str, Any]:
+    """The JSON document of `status`."""
+    board = rows(run.store, run.study)
+    sampled = [row for row in board if not row.baseline]
+    best = winner(board)
+    budget = run.settings.config.budget
+    return {
+        "study": run.study.name,
+        "storage": safe_url(run.url),
+        "stage": run.study.stage,
+        "model": run.study.model,
+        "metric": run.study.metric,
+        "trials": {
+            state: sum(row.state == state for row in sampled)
+            for state in ("complete", "pruned", "failed", "running")
+        },
+        "baselines": sum(row.baseline for row in board),
+        "budget": {"trials": budget.trials, "minutes": budget.minutes},
+        "seconds": round(run.study.seconds, 1),
+        "best": best.to_dict() if best else None,
+        "times_tested": len({t.opening for t in queries.tests(run.store, run.study.id)}),
+        "bundle": run.folder.bundle.is_dir(),
+        "summary": first_line(board),
+    }
+
+
+def leaderboard(run: OpenRun) -> list[Row]:
+    return rows(run.store, run.study)
+
+
+def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
+    """Write a bundle folder: a copy of the winner's, or `trial` trained on all labelled rows.
+
+    Raises RunError when `bundle` exists or nothing is complete.
+    """
+    if bundle.exists() and (not bundle.is_dir() or any(bundle.iterdir())):
+        raise RunError(f"BUNDLE {bundle}: exists already; name a new folder")
+    board = rows(run.store, run.study)
+    chosen = winner(board)
+    if trial is not None:
+        chosen = next((row for row in board if row.trial == trial), None)
+        if chosen is None or chosen.state not in ("complete", "pruned"):
+            known = ", ".join(str(r.trial) for r in board if r.state == "complete")
+            raise RunError(f"--trial {trial}: not a complete trial of this run (known: {known})")
+    if chosen is None:
+        raise RunError(f"export {run.folder.path}: no trial is complete yet; run the search first")
+    if bundle.is_dir():
+        bundle.rmdir()
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+
+    from autoprompt.search.final import bundle_metrics, bundle_trial, write_bundle
+
+    if bundle_trial(run.folder.bundle) == chosen.trial:
+        from autoprompt.learners.bundle import write_metrics
+
+        temporary = bundle.with_name(bundle.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(run.folder.bundle, temporary)
+        write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
+        temporary.rename(bundle)
+    else:
+        write_bundle(
+            bundle, chosen, run.store, run.study, run.task, run.labelled(), run.workshop()
+        )
+    return chosen

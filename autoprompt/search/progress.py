@@ -1,0 +1,27 @@
+"""One line of words for a trial that ended."""
+
+from __future__ import annotations
+
+from autoprompt.search.objective import Told
+from autoprompt.search.study import summary
+
+_SHOWN_ELSEWHERE = ("method", "template", "words", "trainable")
+
+
+def line(told: Told) -> str:
+    """`trial 12  hard  0.812 over 8 blocks  4.1 s  "{text} It was {mask}."`."""
+    value = "–" if told.mean is None else f"{told.mean:.3f}"
+    parts = [
+        f"{'baseline' if told.baseline else 'trial'} {told.trial:>3}",
+        f"{told.candidate['method']:<11}",
+        f"{value} over {told.blocks} block{'s' if told.blocks != 1 else ''}",
+        f"{told.seconds:.1f} s",
+    ]
+    if told.state not in ("complete",):
+        parts.append(told.state)
+    if told.candidate.get("template", None) and not told.baseline:
+        parts.append(f'"{told.candidate["template"]}"')
+        parts.append(summary(told.candidate.values, _SHOWN_ELSEWHERE))
+    if told.error:
+        parts.append(told.error)
+    return "  ".join(part for part in parts if part)

@@ -1,0 +1,230 @@
+"""The Optuna side of a run: open the study, enqueue, put interrupted trials back.
+
+Optuna's tables are the sampler's memory; they are touched through Optuna's API alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from autoprompt.search.choices import TEMPLATE, WORDS, Pools
+from autoprompt.search.pruners import wilcoxon
+from autoprompt.search.samplers import derived_seed, tpe
+from search_spaces.candidate import Candidate
+from search_spaces.dimension import Choice
+from search_spaces.space import Space
+from storage import queries
+from storage.store import Store, StoreUnavailable, safe_url
+
+#: A trial whose process died this often is taken to kill its process: it is failed for good.
+MOST_RETRIES = 3
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def database_errors(url: str) -> Iterator[None]:
+    """Optuna's and SQLAlchemy's database failures as StoreUnavailable (exit code 75)."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
+        raise StoreUnavailable(
+            f"--storage {safe_url(url)}: {reason}; run the same command again when the database "
+            "can be written"
+        ) from error
+
+
+def open_study(
+    url: str, name: str, seed: int, *, for_sampling: bool = True
+) -> optuna.study.Study:
+    """Create or load the Optuna study beside our tables.
+
+    The sampler's seed differs by the number of trials already there: a resumed run continues
+    instead of replaying its first suggestions.
+    """
+    storage = _storage(url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=wilcoxon(),
+        )
+        if for_sampling:
+            count = len(study.get_trials(deepcopy=False))
+            study.sampler = tpe(derived_seed(seed, "sampler", count))
+    return study
+
+
+def _storage(url: str) -> optuna.storages.RDBStorage:
+    parsed = sqlalchemy.engine.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return optuna.storages.RDBStorage(
+            url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2}
+        )
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 10}})
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def _quick_commits(connection: Any, _record: Any) -> None:
+        # WAL with NORMAL loses no committed trial to a killed process, and a commit costs no sync
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()
+    return storage
+
+
+def typical(space: Space, method: str) -> dict[str, Any]:
+    """The middle of every range for one method: the configuration to try first."""
+    values: dict[str, Any] = {"method": method}
+    for dimension in space.dimensions:
+        if dimension.name in (TEMPLATE, WORDS, "method"):
+            continue
+        if isinstance(dimension, Choice):
+            values[dimension.name] = dimension.options[(len(dimension.options) - 1) // 2]
+        else:
+            low, high = dimension.low, dimension.high
+            middle = (low * high) ** 0.5 if dimension.log else (low + high) / 2
+            values[dimension.name] = type(low)(round(middle) if isinstance(low, int) else middle)
+    if "calibration" in values and method == "zero_shot":
+        values["calibration"] = "prior"
+    return space.active(values)
+
+
+def enqueue_first(study: optuna.study.Study, space: Space, pools: Pools) -> int:
+    """Enqueue the user's and the default prompts for every prompt method, then the best ranked."""
+    methods = _options(space, "method")
+    count = 0
+    for template, words in pools.first:
+        for method in methods:
+            values = typical(space, method)
+            if template:
+                values |= {TEMPLATE: template, WORDS: words}
+            study.enqueue_trial(space.params(space.active(values)), skip_if_exists=True)
+            count += 1
+    return count
+
+
+def _options(space: Space, name: str) -> tuple[Any, ...]:
+    dimension = next(d for d in space.dimensions if d.name == name)
+    return dimension.options if isinstance(dimension, Choice) else ()
+
+
+def put_back(study: optuna.study.Study, store: Store, study_id: int) -> int:
+    """Fail every RUNNING trial of this host and enqueue its parameters again; return how many.
+
+    The caller holds the run's lock, so no live process of this host owns them. The retry carries
+    the row of ours (`trial_id`): it continues it, reuses its blocks and counts once. A trial whose
+    row was already finished lost only Optuna's copy of the value: that is told now.
+    """
+    rows = {row.optuna_number: row for row in queries.trials(store, study_id) if not row.baseline}
+    waiting = {
+        trial.user_attrs.get("retry_of")
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    }
+    count = 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        row = rows.get(trial.number)
+        if row is not None and row.versions.get("host", _host()) != _host():
+            continue
+        if row is not None and row.state in ("complete", "pruned", "failed"):
+            _tell(study, trial.number, row.state, _value(row, store, study_id))
+            continue
+        retries = int(trial.user_attrs.get("retries", 0)) + 1
+        if retries > MOST_RETRIES:
+            if row is not None:
+                store.finish_trial(
+                    row.id,
+                    state="failed",
+                    seconds=0.0,
+                    tokens=0,
+                    peak_memory=0,
+                    error=f"its process died {retries} times; see its settings",
+                )
+        elif trial.number not in waiting:
+            attributes: dict[str, Any] = {"retry_of": trial.number, "retries": retries}
+            row_id = row.id if row is not None else trial.user_attrs.get("trial_id")
+            if row_id is not None:
+                attributes["trial_id"] = row_id
+            study.enqueue_trial(dict(trial.params), user_attrs=attributes)
+            count += 1
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    return count
+
+
+def _value(row: Any, store: Store, study_id: int) -> float | None:
+    record = next(s for s in queries.studies(store) if s.id == study_id)
+    values = [
+        block.metrics[record.metric]
+        for block in queries.block_scores(store, study_id, row.candidate.digest, "search").values()
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _tell(study: optuna.study.Study, number: int, state: str, value: float | None) -> None:
+    if state == "complete" and value is not None:
+        study.tell(number, value, skip_if_finished=True)
+    elif state == "pruned":
+        study.tell(number, state=TrialState.PRUNED, skip_if_finished=True)
+    else:
+        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def resolve(candidate: Candidate, pools: Pools) -> Candidate:
+    """Short ids replaced by the texts they stand for: what learners take and digests cover."""
+    changes = {
+        name: pools.text(value)
+        for name in (TEMPLATE, WORDS)
+        if (value := candidate.get(name, None)) is not None
+    }
+    return candidate.replace(**changes)
+
+
+def with_pools(space: Space, pools: Pools) -> Space:
+    """Fill the space's open choices with the pools' ids."""
+    for name in (TEMPLATE, WORDS):
+        if name in space.names:
+            space = space.fill(name, pools.ids(name))
+    return space
+
+
+def versions(workshop: Any) -> dict[str, Any]:
+    """What a trial ran on, for its row."""
+    import platform
+    from importlib.metadata import version
+
+    found: dict[str, Any] = {
+        name: version(name) for name in ("autoprompt", "torch", "transformers", "optuna")
+    }
+    return found | {
+        "python": platform.python_version(),
+        "host": _host(),
+        "device": str(workshop.device),
+        "precision": workshop.precision,
+    }
+
+
+def summary(params: Mapping[str, Any], hidden: Sequence[str] = ()) -> str:
+    """`learning_rate=5e-05, steps=40` for one line of progress."""
+    shown = (
+        f"{name}={value:.2g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+        if name not in hidden
+    )
+    return ", ".join(shown)

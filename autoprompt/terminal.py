@@ -1,0 +1,206 @@
+"""What the command line shows and how a verb is run in a terminal: progress, tables, quiet logs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from autoprompt.data.readers import Columns, read, read_stream
+from autoprompt.report.leaderboard import Row, first_line, table
+from autoprompt.search.clock import Clock
+from autoprompt.search.settings import Options
+
+
+def quiet() -> None:
+    """Keep other libraries' progress bars and notices off the user's screen."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def run_search(data: str, options: Options) -> tuple[dict[str, Any], list[str]]:
+    """Search with progress on stderr; the JSON document and the lines that end it."""
+    clock = Clock(None)
+
+    def say(text: str) -> None:
+        minutes, seconds = divmod(int(clock.seconds), 60)
+        print(f"{minutes:02d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+
+    say("starting")
+    quiet()
+    from autoprompt.search import job
+    from autoprompt.search.opened import leaderboard, open_run, status
+    from autoprompt.search.progress import line
+
+    listener = job.Listener(say, lambda told: say(line(told)))
+    job.search(data, options, listener, clock)
+    with open_run(options.out) as run:
+        board, document = leaderboard(run), status(run)
+    document["leaderboard"] = [row.to_dict() for row in board]
+    lines = [
+        *board_lines(board, most=15),
+        "",
+        f"next: autoprompt test {options.out} TESTFILE · report {options.out} · "
+        f"export {options.out} BUNDLE",
+    ]
+    return document, lines
+
+
+def run_test(path: Path, data: str, columns: Columns, again: bool) -> dict[str, Any]:
+    from autoprompt.search.opened import open_run
+
+    with open_run(path) as run, run.folder.locked():
+        from autoprompt.search import exam
+
+        exam.refuse_second(run.store, run.study, run.folder, again)
+        known = run.columns
+        wanted = Columns(
+            columns.text or known.text, columns.text_b or known.text_b, columns.label or known.label
+        )
+        found = read(data, wanted)
+        run.task.label_ids(found.examples)
+        quiet()
+        return exam.examine(
+            found, run.folder, run.store, run.study, run.task, run.labelled(), run.workshop()
+        )
+
+
+def run_report(path: Path) -> list[str]:
+    import optuna
+
+    from autoprompt.report.page import write_report
+    from autoprompt.search.opened import leaderboard, open_run
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    with open_run(path) as run:
+        study = optuna.load_study(study_name=run.study.name, storage=run.url)
+        page = write_report(run.store, run.study, path / "report.html", optuna_study=study)
+        return [first_line(leaderboard(run)), str(page)]
+
+
+def run_predict(
+    bundle: Path, data: str, output: Path | None, proba: bool, columns: Columns, device: str
+) -> None:
+    """Write one line a text, to `output` or stdout."""
+    from autoprompt.learners.bundle import bundle_columns, load_bundle
+
+    known = Columns(**bundle_columns(bundle))
+    wanted = Columns(columns.text or known.text, columns.text_b or known.text_b)
+    if data == "-":
+        examples = read_stream(sys.stdin)
+    else:
+        examples = read(data, wanted, labelled=False).examples
+    quiet()
+    predictor = load_bundle(bundle, device)
+    probabilities = predictor.probabilities(examples)
+    labels = predictor.labels
+    rows = [
+        {"label": max(zip(row, labels), key=lambda pair: pair[0])[1]}
+        | ({"proba": dict(zip(labels, (round(float(p), 6) for p in row)))} if proba else {})
+        for row in probabilities
+    ]
+    if output is None:
+        _write_jsonl(sys.stdout, rows)
+        return
+    temporary = output.with_name(output.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        if output.suffix == ".csv":
+            writer = csv.writer(file)
+            writer.writerow(["label", *labels] if proba else ["label"])
+            for row in rows:
+                writer.writerow([row["label"], *row.get("proba", {}).values()])
+        else:
+            _write_jsonl(file, rows)
+    temporary.replace(output)
+
+
+def _write_jsonl(file: Any, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
+    """First the answer, then the table, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    heads, lines = table(rows)
+    drawn = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for line in lines[:most]:
+        drawn.add_row(*line)
+    console = Console(highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(drawn)
+    shown = [text.rstrip() for text in captured.get().splitlines()]
+    if most is not None and len(lines) > most:
+        shown.append(f"… {len(lines) - most} more: autoprompt leaderboard")
+    return [first_line(rows), "", *shown]
+
+
+def status_lines(document: dict[str, Any]) -> list[str]:
+    counts = ", ".join(f"{n} {state}" for state, n in document["trials"].items() if n)
+    budget = ", ".join(f"{v:g} {k}" for k, v in document["budget"].items() if v is not None)
+    return [
+        document["summary"],
+        f"study {document['study']} · stage {document['stage']} · model {document['model']}",
+        f"trials: {counts or 'none yet'} · baselines: {document['baselines']}",
+        f"budget: {budget} · used {document['seconds'] / 60:.1f} minutes",
+        f"storage: {document['storage']}",
+        f"bundle: {'ready' if document['bundle'] else 'none'} · "
+        f"test files opened: {document['times_tested']}",
+    ]
+
+
+def test_lines(document: dict[str, Any]) -> list[str]:
+    low, high = document["ci95"]
+    rows = [("winner", document), *((row["method"], row) for row in document["baselines"])]
+    clean = document["without_overlap"]
+    lines = [
+        f"accuracy {document['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}) on "
+        f"{document['n']} rows, trial {document['trial']}",
+        f"{document['overlap']} rows are also labelled rows"
+        + (f"; without them accuracy {clean['accuracy']:.3f}" if document["overlap"] else ""),
+        "",
+        f"{'':<14}{'accuracy':>9}{'macro F1':>9}{'MCC':>8}",
+    ]
+    lines += [
+        f"{name:<14}{row['accuracy']:>9.3f}{row['macro_f1']:>9.3f}{row['mcc']:>8.3f}"
+        for name, row in rows
+    ]
+    if document["times_tested"] > 1:
+        lines.append(f"opening number {document['times_tested']}: no longer an untouched figure")
+    return lines
+
+
+def model_lines() -> list[str]:
+    from autoprompt.models.builtin import builtin_info
+
+    return [f"{name}: {value}" for name, value in builtin_info().items()]
+
+
+def export_model(name: str, directory: Path) -> str:
+    from autoprompt.models.builtin import export_builtin
+    from autoprompt.plugins import UnknownName
+    from autoprompt.search.folder import RunError
+
+    if name != "builtin":
+        raise UnknownName(f"NAME {name}: no such model; the one that comes along is 'builtin'")
+    if directory.exists() and any(directory.iterdir()):
+        raise RunError(f"DIR {directory}: exists already; name a new folder")
+    quiet()
+    export_builtin(directory)
+    return str(directory)

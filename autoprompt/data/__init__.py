@@ -1,0 +1,1 @@
+"""Labelled texts: read, checked, split and scored. Knows examples and labels, not tokens."""

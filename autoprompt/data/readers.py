@@ -1,0 +1,241 @@
+"""Sources to examples: which column means what, which rows are fit. Knows no format's grammar."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import IO, Any
+
+from autoprompt.data.columnar import HUB_PREFIX, open_hub, open_parquet
+from autoprompt.data.formats import (
+    TEXT_FORMATS,
+    Cell,
+    Sheet,
+    Unreadable,
+    decode,
+    open_text,
+    parse_object,
+)
+from autoprompt.data.task import DataError, Example, digest, listed, shown
+
+TEXT_NAMES = ("text", "text_a")
+TEXT_B_NAME = "text_b"
+LABEL_NAME = "label"
+
+
+class ColumnError(ValueError):
+    """A column that was asked for is not there."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns to read; None = the default name."""
+
+    text: str | None = None
+    text_b: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that cannot be used, and why."""
+
+    line: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was read: `columns` are the names found, `digest` that of `examples`."""
+
+    source: str
+    columns: Columns
+    examples: tuple[Example, ...]
+    digest: str
+    problems: tuple[Problem, ...] = ()
+
+
+def read(
+    source: str,
+    columns: Columns = Columns(),
+    *,
+    labelled: bool = True,
+    lenient: bool = False,
+) -> Table:
+    """Rows of a csv, tsv, jsonl, json or parquet file, or of `hf:NAME[:CONFIG][:SPLIT]`.
+
+    Values are strings and stay what the file says. The text is column `text`, else `text_a`;
+    `text_b` makes the rows pairs where it is present; the label is `label`. With
+    `labelled=False` the label column may be absent, and a label may be missing. With
+    `lenient=True` unfit rows (empty text, missing label) are left out and told in `problems`.
+
+    Raises ColumnError for a column that is not there, DataError with the file's line for a
+    file or row that cannot be read (a row of several lines: the line where it begins).
+    """
+    source = str(source)
+    sheet = _open(source)
+    if not sheet.lines and not lenient:
+        raise DataError(f"{source}: no rows; give at least one row below the column names")
+    if not sheet.lines:
+        return Table(source, columns, (), digest(()))
+    found = _resolve(columns, sheet, source, labelled)
+    nothing: Sequence[Cell] = [None] * len(sheet.lines)
+    texts = sheet.column(found.text or "")
+    texts_b = nothing if found.text_b is None else sheet.column(found.text_b)
+    labels = nothing if found.label is None else sheet.column(found.label)
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for position, (text, text_b, label) in enumerate(zip(texts, texts_b, labels, strict=True)):
+        if not labelled and isinstance(label, str) and not label.strip():
+            label = None
+        wrong = _why_not_text(found.text, text)
+        if wrong is None and found.text_b is not None:
+            wrong = _why_not_text(found.text_b, text_b)
+        if wrong is None and (labelled or label is not None):
+            wrong = _why_not_text(found.label, label)
+        if wrong is not None:
+            if not lenient:
+                raise DataError(f"{source}, {sheet.where(position)}: {wrong}")
+            problems.append(Problem(sheet.lines[position], f"{sheet.where(position)}: {wrong}"))
+            continue
+        assert isinstance(text, str)  # what _why_not_text has just made sure of
+        assert not isinstance(text_b, Unreadable)
+        assert not isinstance(label, Unreadable)
+        examples.append(Example(text, text_b, label, sheet.lines[position]))
+    return Table(source, found, tuple(examples), digest(examples), tuple(problems))
+
+
+def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
+    """Texts to predict, in order: one text a line; a line that begins with `{` is a JSON object
+    with `text` (or `text_a`) and, for pairs, `text_b`. Raises DataError with the line."""
+    source = "standard input"
+    content = getattr(stream, "buffer", stream).read()
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogatepass")
+    text = decode(content, source)
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise DataError(f"{source}: no rows; write one text a line")
+    examples = []
+    for number, line in enumerate(lines, start=1):
+        place = f"{source}, line {number}"
+        line = line.removesuffix("\r")
+        row: dict[str, Cell] = parse_object(line, place) if line[:1] == "{" else {"text": line}
+        name = next((name for name in TEXT_NAMES if name in row), TEXT_NAMES[0])
+        first, second = row.get(name), row.get(TEXT_B_NAME)
+        wrong = _why_not_text(name, first)
+        if wrong is None and TEXT_B_NAME in row:
+            wrong = _why_not_text(TEXT_B_NAME, second)
+        if wrong is not None:
+            raise DataError(f"{place}: {wrong}")
+        assert isinstance(first, str)
+        assert not isinstance(second, Unreadable)
+        examples.append(Example(first, second, None, number))
+    return tuple(examples)
+
+
+def write_rows(path: str | Path, examples: Sequence[Example]) -> None:
+    """Keep rows for later verbs: JSONL that only the owner may read, complete or not there."""
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii", newline="\n") as file:
+            os.fchmod(file.fileno(), 0o600)
+            for example in examples:
+                row = {
+                    "text": example.text,
+                    "text_b": example.text_b,
+                    "label": example.label,
+                    "line": example.line,
+                }
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def read_rows(path: str | Path) -> tuple[Example, ...]:
+    """The rows that `write_rows` kept, exactly. Raises DataError."""
+    try:
+        lines = Path(path).read_text(encoding="ascii").split("\n")
+        return tuple(Example(**json.loads(line)) for line in lines if line)
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: the kept rows cannot be read ({error}); restore the file"
+        ) from None
+
+
+def _open(source: str) -> Sheet:
+    if source.startswith(HUB_PREFIX):
+        return open_hub(source)
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        raise DataError(f"data: {source} is a folder; give a file, or hf:{source}")
+    if not path.exists():
+        raise DataError(f"data: {source} does not exist; check the path")
+    if suffix == ".parquet":
+        return open_parquet(path, source)
+    if suffix not in TEXT_FORMATS:
+        raise DataError(
+            f"data: {source} is of no known format; name it {', '.join(TEXT_FORMATS)} or .parquet"
+        )
+    return open_text(path, source)
+
+
+def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool) -> Columns:
+    names = sheet.columns
+
+    def find(option: str, named: str | None, defaults: tuple[str, ...]) -> str:
+        for name in defaults if named is None else (named,):
+            if name in names:
+                return name
+        wanted = " or ".join(map(shown, defaults)) if named is None else shown(named)
+        near = get_close_matches(named or defaults[0], names, n=1)
+        fix = f"did you mean {shown(near[0])}?" if near else f"name it with --{option} COLUMN"
+        raise ColumnError(
+            f"--{option}: no column {wanted} in {source} (columns: {listed(names)}); {fix}"
+        )
+
+    text = find("text", columns.text, TEXT_NAMES)
+    text_b = columns.text_b
+    if text_b is not None:
+        text_b = find("text-b", text_b, ())
+    elif TEXT_B_NAME in names and TEXT_B_NAME not in (text, columns.label):
+        text_b = TEXT_B_NAME
+    label = columns.label if columns.label is not None else LABEL_NAME
+    if labelled:
+        label = find("label", columns.label, (LABEL_NAME,))
+    used = [text, *([text_b] if text_b else []), *([label] if label in names else [])]
+    for name in used:
+        if used.count(name) > 1:
+            raise ColumnError(
+                f"columns: {shown(name)} of {source} is asked for twice; name another for "
+                "--text, --text-b or --label"
+            )
+    return Columns(text, text_b, label if label in names else None)
+
+
+def _why_not_text(column: str | None, cell: Cell) -> str | None:
+    """What is wrong with a cell that must hold words; None = nothing."""
+    if isinstance(cell, Unreadable):
+        return f"column {shown(column or '')} holds {cell.what}; write one string"
+    if cell is None or not cell.strip():
+        return f"column {shown(column or '')} is empty; fill it, or remove the row"
+    if "\0" in cell:
+        return f"column {shown(column or '')} holds a NUL character; remove it"
+    if any("\ud800" <= character <= "\udfff" for character in cell):
+        return f"column {shown(column or '')} holds half a surrogate pair; remove it"
+    return None

@@ -1,0 +1,78 @@
+"""The check before a search: everything that would stop it or spoil its figures is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from autoprompt.data.checks import check, recommended_metric
+from autoprompt.data.readers import Table, read
+
+
+def table(path: Path, rows: str, *, labelled: bool = True) -> Table:
+    path.write_text(("text,label\n" if labelled else "text\n") + rows)
+    return read(str(path), labelled=labelled, lenient=True)
+
+
+def test_sound_data_has_nothing_to_tell(tmp_path: Path) -> None:
+    data = table(tmp_path / "a.csv", "one,x\ntwo,x\nthree,y\nfour words in here,y\n")
+    test = table(tmp_path / "b.csv", "five,x\nsix,y\n")
+    report = check(data, test=test)
+    assert (report.fatal, report.warnings) == ((), ())
+    assert report.kind == "single"
+    assert report.labels == {"data": {"x": 2, "y": 2}, "test": {"x": 1, "y": 1}}
+    assert (report.longest, report.longest_unit) == (4, "words")
+    assert report.longest_place == "data, line 5"
+    assert report.recommended_metric == "accuracy"
+    assert json.loads(json.dumps(report.to_dict()))["rows"] == {"data": 4, "test": 2}
+    counted = check(data, count_tokens=lambda row: len(row.text))
+    assert (counted.longest, counted.longest_unit) == (18, "tokens")
+
+
+def test_what_spoils_figures_is_told(tmp_path: Path) -> None:
+    rows = "one,x\nOne!,x\ntwo,x\nTWO,y\nthree,y\nfour,X\nfive,X\nsix,x\nseven,x\n"
+    data = table(tmp_path / "a.csv", rows)
+    test = table(tmp_path / "b.csv", "ONE,x\nnew,y\n")
+    unlabeled = table(tmp_path / "c.csv", "new.\nthree\nother\n", labelled=False)
+    report = check(data, test=test, unlabeled=unlabeled)
+    assert report.fatal == ()
+    assert report.duplicates == {"data": 2, "test": 0, "unlabeled": 0}
+    assert report.overlaps == {"data/test": 1, "data/unlabeled": 1, "test/unlabeled": 1}
+    assert report.conflicts == ((4, 5),)
+    assert report.recommended_metric == "macro_f1"
+    told = "\n".join(report.warnings)
+    assert "lines 4 and 5" in told
+    assert "'x', 'X' differ in case" in told or "'X', 'x' differ in case" in told
+    assert "objective.metric = macro_f1" in told
+    assert "data/test: 1 rows of the second are in the first; test figures will be too high" in told
+
+
+def test_what_stops_a_search_is_fatal(tmp_path: Path) -> None:
+    data = table(tmp_path / "a.csv", "one,x\n,x\ntwo,\nthree,y\n")
+    assert [message.split(";")[0] for message in check(data).fatal] == [
+        "data: 2 unfit rows (line 3: column 'text' is empty",
+        "label: class 'x' has one row (line 2)",
+    ]
+    data = table(tmp_path / "a.csv", "one,x\ntwo,x\n")
+    assert "one class 'x'" in check(data).fatal[0]
+    data = table(tmp_path / "a.csv", "one,x\ntwo,x\nsame,y\nSame,y\n")
+    assert "class 'y' have one content" in check(data).fatal[0]
+    assert "no rows" in check(table(tmp_path / "a.csv", "")).fatal[0]
+
+
+def test_a_test_file_must_fit_the_data(tmp_path: Path) -> None:
+    data = table(tmp_path / "a.csv", "one,x\ntwo,x\nthree,y\nfour,y\n")
+    test = table(tmp_path / "b.csv", "five,x\nsix,z\nseven,z\n")
+    (message,) = check(data, test=test).fatal
+    assert message.startswith("test: label 'z' (line 3, 4) is not in data (labels: x, y)")
+    pairs = tmp_path / "c.csv"
+    pairs.write_text("text,text_b,label\none,two,x\n")
+    assert "--text-b" in check(data, test=read(str(pairs))).fatal[0]
+    assert "--text-b" in check(data, unlabeled=read(str(pairs))).fatal[0]
+    assert "no rows" in check(data, test=table(tmp_path / "d.csv", "")).fatal[0]
+
+
+def test_the_metric_changes_past_twice_the_smallest_class() -> None:
+    assert recommended_metric({"a": 4, "b": 2}) == "accuracy"
+    assert recommended_metric({"a": 5, "b": 2}) == "macro_f1"
+    assert recommended_metric({}) == "accuracy"

@@ -165,7 +165,7 @@ class Space:
                 values[d.name] = d.options[0] if fixed else d.suggest(trial)  # type: ignore[union-attr]
         return Candidate({name: values[name] for name in self.names if name in values})
 
-    def params(self, values: Mapping[str, Value]) -> dict[str, Value]:
+    def params(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """What `study.enqueue_trial` needs so that `suggest` gives these values.
 
         Fixed and inactive dimensions are dropped, missing ones are left to the sampler.

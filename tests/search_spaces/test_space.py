@@ -30,8 +30,13 @@ def filled(*names: str) -> Space:
 def seen(space: Space, trials: int = 60) -> list:
     """Candidates as a real random sampler gives them."""
     study = optuna.create_study(sampler=RandomSampler(seed=0))
-    found = []
-    study.optimize(lambda trial: found.append(space.suggest(trial)) or 0.0, n_trials=trials)
+    found: list = []
+
+    def objective(trial) -> float:
+        found.append(space.suggest(trial))
+        return 0.0
+
+    study.optimize(objective, n_trials=trials)
     return found
 
 
@@ -114,7 +119,8 @@ def test_enqueued_params_give_the_same_candidate():
     got: list = []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        study.optimize(lambda trial: got.append(space.suggest(trial)) or 0.0, n_trials=len(wanted))
+        for _ in wanted:
+            got.append(space.suggest(study.ask()))
     assert got == wanted
     for candidate in wanted:
         assert space.suggest(FixedTrial(space.params(candidate.values))) == candidate

@@ -1,0 +1,1 @@
+"""What was found: studies, candidates, trials, block scores. Knows neither Optuna nor models."""

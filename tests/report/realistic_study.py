@@ -149,22 +149,26 @@ def build(directory: Path, *, trials: int = 30, tested: bool = True, seed: int =
         add_trial(store, study, method=method, template=None, words=None, confirm=values,
                   baseline=True, seconds=0.2 if method != "embeddings" else 1.4)  # fmt: skip
     sampler_study = optuna.create_study(
-        study_name=study.name,
-        storage=optuna.storages.RDBStorage(url),
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
+        study_name=study.name, storage=optuna.storages.RDBStorage(url), direction="maximize"
     )
+    pools = {"template": [f"t{n:03d}" for n in range(len(TEMPLATES))]}
+    pools["words"] = [f"v{n:02d}" for n in range(len(WORDS))]
+    options: dict[str, Any] = {"method": ["zero_shot", "hard"], **pools}
+    space: dict[str, Any] = {
+        name: optuna.distributions.CategoricalDistribution(choices)
+        for name, choices in options.items()
+    }
+    rates = optuna.distributions.FloatDistribution(1e-5, 3e-4, log=True)
     skills: dict[int, float] = {}
     records: dict[int, dict[str, Any]] = {}
+    frozen: list[Any] = []
     for number in range(trials):
-        trial = sampler_study.ask()
-        method = trial.suggest_categorical("method", ["zero_shot", "hard"])
-        t = trial.suggest_categorical("template", [f"t{n:03d}" for n in range(len(TEMPLATES))])
-        v = trial.suggest_categorical("words", [f"v{n:02d}" for n in range(len(WORDS))])
+        chosen: dict[str, Any] = {name: rng.choice(choices) for name, choices in options.items()}
+        method, t, v = chosen["method"], chosen["template"], chosen["words"]
         settings: dict[str, Any] = {"trainable": "none", "calibration": "prior"}
         skill = 0.66 - 0.02 * int(t[1:]) + 0.03 * (v == "v01")
         if method == "hard":
-            rate = trial.suggest_float("learning_rate", 1e-5, 3e-4, log=True)
+            rate = chosen["learning_rate"] = 10 ** rng.uniform(-5, -3.53)
             settings = {"trainable": "all", "learning_rate": rate, "steps": 60, "batch_size": 8}
             skill += 0.16 - 60 * abs(rate - 8e-5)
         skill += rng.gauss(0, 0.005)
@@ -183,17 +187,19 @@ def build(directory: Path, *, trials: int = 30, tested: bool = True, seed: int =
             "state": state,
             "error": error if state == "failed" else None,
         }
-        if state == "failed":
-            sampler_study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            continue
-        skills[number] = skill
-        for step, value in enumerate(values):
-            trial.report(value, step)
-        mean = sum(values) / len(values)
-        if state == "pruned":
-            sampler_study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            sampler_study.tell(trial, mean)
+        if state != "failed":
+            skills[number] = skill
+        told = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}[state]
+        frozen.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[told],
+                value=sum(values) / len(values) if state == "complete" else None,
+                params=chosen,
+                distributions={name: space.get(name, rates) for name in chosen},
+                intermediate_values=dict(enumerate(values)),
+            )
+        )
+    sampler_study.add_trials(frozen)
     complete = [n for n in records if records[n]["state"] == "complete"]
     best = sorted(complete, key=lambda n: -sum(records[n]["search"]))[:5]
     ids: dict[int, int] = {}
@@ -205,8 +211,7 @@ def build(directory: Path, *, trials: int = 30, tested: bool = True, seed: int =
         )
     store.update_study(study.id, seconds=271.3, stage="done")
     if tested:
-        chosen = ids[best[0]]
-        lines = [(chosen, records[best[0]]["method"], False, 0.87)]
+        lines = [(ids[best[0]], records[best[0]]["method"], False, 0.87)]
         lines += [(n + 1, name, True, value) for n, (name, value) in enumerate(BASELINES.items())]
         store.record_test(study.id, [
             {"source": "test.csv", "data_digest": "77" * 32, "n": 120 - 3 * (subset == "clean"),

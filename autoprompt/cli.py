@@ -64,7 +64,9 @@ def check(
 
 @app.command()
 def search(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, json, parquet, hf:")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, json, parquet, hf:")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
     model: Annotated[str | None, typer.Option(help="builtin, a hub name or a folder.")] = None,
@@ -135,8 +137,8 @@ def leaderboard(run: Run, as_json: AsJson = False) -> None:
     _print_document([row.to_dict() for row in rows], as_json, board_lines(rows))
 
 
-@app.command()
-def test(
+@app.command("test")
+def exam(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help="The test file.")],
     again: Annotated[bool, typer.Option("--again", help="Open a test file once more.")] = False,

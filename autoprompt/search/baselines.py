@@ -73,9 +73,7 @@ def run_baselines(
         if row is not None and row.state != "running":
             continue
         number = (
-            row.id
-            if row is not None
-            else bench.start(candidate, optuna_number=None, baseline=True)
+            row.id if row is not None else bench.start(candidate, optuna_number=None, baseline=True)
         )
         began = time.monotonic()
         values: list[float] = []

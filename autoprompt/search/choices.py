@@ -16,7 +16,8 @@ from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
-from autoprompt.text.template import TemplateError, check_template, read_template
+from autoprompt.text.imports import read_template
+from autoprompt.text.template import TemplateError, check_template
 from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
 from search_spaces.candidate import Candidate
 from storage.records import PoolEntry
@@ -218,9 +219,7 @@ def _rank(
         for entry in entries
     )
     best = sorted(pairs, key=lambda pair: (-pairs[pair], pair))
-    own_templates = [e.short_id for e in templates if e.source == "user"] or [
-        templates[0].short_id
-    ]
+    own_templates = [e.short_id for e in templates if e.source == "user"] or [templates[0].short_id]
     own_words = [e.short_id for e in words if e.source == "user"] or [words[0].short_id]
     first = [(t, w) for t in own_templates for w in own_words]
     default = (

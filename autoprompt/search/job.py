@@ -6,8 +6,6 @@ known, so the same command continues wherever an earlier one ended.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import math
 import signal
 import threading
@@ -19,30 +17,27 @@ from typing import Any
 
 import optuna
 
-from autoprompt.data.readers import Columns, Table, read
-from autoprompt.data.splits import draw_shots, usable_folds
-from autoprompt.data.task import Example, Task, content_key, digest, make_task
+from autoprompt.data.readers import Table
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search import study as studies
-from autoprompt.search.address import storage_url
 from autoprompt.search.baselines import run_baselines
-from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Asked, Pools, build_pools, read_asked
+from autoprompt.search.choices import Pools, read_asked
 from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import confirm, expected_seconds
-from autoprompt.search.folder import RunError, RunFolder
+from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, TrialFailed
-from autoprompt.search.settings import Options, Settings, from_manifest, resolve
-from search_spaces import presets
+from autoprompt.search.prepare import Prepared, freeze, known_study, open_space, prepare
+from autoprompt.search.settings import Options
 from search_spaces.dimension import Choice
 from search_spaces.space import Space
 from storage import queries
 from storage.records import StudyRecord
-from storage.store import Store, StudyMismatch, safe_url
+from storage.store import Store
 
 #: Seconds kept for training and verifying the bundle, before any block has been timed.
 BUNDLE_SECONDS = 15.0
-#: Shares of a time budget that the stages before and after the search may take at most.
-PROPOSAL_SHARE, BASELINE_SHARE, CONFIRM_SHARE = 0.15, 0.2, 0.3
+#: Shares of a time budget that the baselines and the confirmation may take at most.
+BASELINE_SHARE, CONFIRM_SHARE = 0.2, 0.3
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -69,21 +64,6 @@ class Listener:
     told: Callable[[Told], None] = lambda _told: None
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The data side of a run, before any model is loaded."""
-
-    folder: RunFolder
-    settings: Settings
-    task: Task
-    rows: tuple[Example, ...]
-    unlabeled: tuple[Example, ...]
-    folds: int
-    url: str
-    study_name: str
-    manifest: dict[str, Any]
-
-
 def search(data: str | Table, options: Options, listener: Listener, clock: Clock) -> StudyRecord:
     """Run (or continue) the search of RUN = `options.out` on DATA. Blocks until the budget is used.
 
@@ -91,7 +71,7 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
     """
     folder = RunFolder(options.out)
     with folder.locked(), interruptible():
-        prepared = prepare(data, options, folder, listener)
+        prepared = prepare(data, options, folder, listener.say)
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,
@@ -117,100 +97,6 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def prepare(
-    data: str | Table, options: Options, folder: RunFolder, listener: Listener
-) -> Prepared:
-    """Read the data and resolve the settings; check them against the run, if there is one."""
-    manifest = folder.read_manifest() if folder.exists else None
-    stored = from_manifest(manifest["settings"]) if manifest else None
-    columns = options.columns
-    if manifest:
-        columns = Columns(
-            **{
-                name: getattr(columns, name) or manifest["columns"].get(name)
-                for name in ("text", "text_b", "label")
-            }
-        )
-    table = read(data, columns) if isinstance(data, str) else data
-    unlabeled: tuple[Example, ...] = ()
-    unlabeled_digest = None
-    if options.unlabeled is not None:
-        found = read(options.unlabeled, dataclasses.replace(columns, label=None), labelled=False)
-        unlabeled, unlabeled_digest = found.examples, found.digest
-    settings = resolve(options, stored, unlabeled_digest)
-    labelled = _labelled(table, settings, listener)
-    task = make_task(labelled)
-    folds = usable_folds(labelled, settings.config.blocks.folds)
-    if folds < settings.config.blocks.folds:
-        listener.say(
-            f"blocks.folds: {folds} instead of {settings.config.blocks.folds}, "
-            "because the rarest class has no more rows"
-        )
-    if manifest and manifest["data"]["digest"] != digest(labelled):
-        raise RunError(
-            f"DATA {table.source}: other labelled rows than {folder.path} was started with; "
-            "give the same file and --shots, or another --out"
-        )
-    if manifest and not unlabeled:
-        unlabeled = folder.read_unlabeled()
-    url = storage_url(folder, options.storage, manifest)
-    name = options.study or (manifest["study"] if manifest else folder.path.resolve().name)
-    if manifest and name != manifest["study"]:
-        raise RunError(
-            f"--study {name}: {folder.path} belongs to study {manifest['study']}; "
-            "leave --study out, or give another --out"
-        )
-    new_manifest = {
-        "study": name,
-        "storage": "" if url == folder.default_url() else safe_url(url),
-        "data": {
-            "path": table.source,
-            "digest": digest(labelled),
-            "file_digest": table.digest,
-            "rows": len(labelled),
-        },
-        "columns": {
-            key: value for key, value in dataclasses.asdict(table.columns).items() if value
-        },
-        "settings": settings.to_manifest(),
-    }
-    return Prepared(
-        folder, settings, task, labelled, unlabeled, folds, url, name, manifest=new_manifest
-    )
-
-
-def _labelled(table: Table, settings: Settings, listener: Listener) -> tuple[Example, ...]:
-    """The labelled rows: all of DATA, or `--shots` of each class."""
-    if settings.shots is None:
-        chosen = table.examples
-    else:
-        shots = draw_shots(table.examples, settings.shots, settings.seed)
-        for label, count in shots.short.items():
-            listener.say(f"--shots {settings.shots}: label {label!r} has only {count} rows")
-        chosen = shots.rows
-    labels: dict[str, set[str | None]] = {}
-    for example in chosen:
-        labels.setdefault(content_key(example), set()).add(example.label)
-    conflicts = sum(len(found) > 1 for found in labels.values())
-    if conflicts:
-        listener.say(f"DATA: {conflicts} texts carry more than one label; see `autoprompt check`")
-    return tuple(chosen)
-
-
-def open_space(settings: Settings) -> Space:
-    """Presets merged, `train.` and `space.` applied. Raises SpaceError."""
-    space = Space.merge(*(presets.load(name) for name in settings.presets))
-    config = settings.config
-    for name in ("steps", "batch_size"):
-        value = getattr(config.train, name)
-        if value is not None and name in space.names:
-            space = space.override(name, value)
-    for name, spec in config.space.items():
-        if name not in ("template", "words"):  # their values are texts: see choices.read_asked
-            space = space.override(name, spec)
-    return space
-
-
 def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> StudyRecord:
     from autoprompt.learners.build import baselines
     from autoprompt.learners.workshop import Workshop
@@ -219,7 +105,7 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
     settings, config = prepared.settings, prepared.settings.config
     space = open_space(settings)
     asked = read_asked(settings.templates, settings.words, config.space, prepared.task)
-    record = _known_study(prepared, store)
+    record = known_study(prepared, store)
     clock.minutes = config.budget.minutes
     clock.spent = record.seconds if record else 0.0
     device = resolve_device(settings.device)
@@ -233,8 +119,8 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
         unlabeled=prepared.unlabeled,
     )
     versions = studies.versions(workshop)
-    record, pools, space = _frozen(
-        prepared, store, record, workshop, asked, space, versions, listener, clock
+    record, pools, space = freeze(
+        prepared, store, record, workshop, asked, space, versions, listener.say, clock
     )
     optuna_study = studies.open_study(prepared.url, prepared.study_name, settings.seed)
     bench = Bench(
@@ -276,79 +162,7 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
         raise
     finally:
         store.update_study(record.id, seconds=clock.seconds)
-    return _known_study(prepared, store) or record
-
-
-def _known_study(prepared: Prepared, store: Store) -> StudyRecord | None:
-    record = store.study(prepared.study_name)
-    if record is None:
-        return None
-    for field, mine, theirs in (
-        ("data", digest(prepared.rows), record.data_digest),
-        ("settings", prepared.settings.digest(), record.settings_digest),
-    ):
-        if mine != theirs:
-            raise StudyMismatch(
-                f"--study {prepared.study_name}: exists in this database with other {field}; "
-                "give another --study"
-            )
-    return record
-
-
-def _frozen(
-    prepared: Prepared,
-    store: Store,
-    record: StudyRecord | None,
-    workshop: Any,
-    asked: Asked,
-    space: Space,
-    versions: dict[str, Any],
-    listener: Listener,
-    clock: Clock,
-) -> tuple[StudyRecord, Pools, Space]:
-    """The study with its pools frozen: made now, or read back as they were frozen."""
-    settings, config = prepared.settings, prepared.settings.config
-    if record is not None and record.pool_digest:
-        prepared.folder.write_manifest(prepared.manifest)
-        kinds = (TEMPLATE, WORDS, FIRST)
-        pools = Pools(tuple(entry for kind in kinds for entry in store.pool(record.id, kind)))
-        return record, pools, studies.with_pools(space, pools)
-    if "template" in space.names:
-        pools = build_pools(
-            workshop,
-            prepared.task,
-            prepared.rows,
-            asked,
-            multi_token=config.words.multi_token,
-            seed=settings.seed,
-            seconds=None if clock.total is None else PROPOSAL_SHARE * clock.total,
-            say=listener.say,
-        )
-    else:
-        pools = Pools(())
-    space = studies.with_pools(space, pools)
-    space.check()
-    prepared.folder.write(prepared.manifest, prepared.rows, prepared.unlabeled)
-    if record is None:
-        record = store.create_study(
-            name=prepared.study_name,
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seed=settings.seed,
-            metric=config.objective.metric,
-            kind=prepared.task.kind,
-            labels=prepared.task.labels,
-            data_digest=digest(prepared.rows),
-            settings_digest=settings.digest(),
-            settings=settings.fixed(),
-            space=space.to_dict(),
-            model=settings.model,
-            model_revision=workshop.revision,
-            folds=prepared.folds,
-            versions=versions,
-        )
-    pool_digest = store.freeze_pool(record.id, pools.entries)
-    store.update_study(record.id, pool_digest=pool_digest, seconds=clock.seconds)
-    return dataclasses.replace(record, pool_digest=pool_digest), pools, space
+    return known_study(prepared, store) or record
 
 
 def _search(
@@ -436,7 +250,7 @@ def _confirm(
         told=listener.told,
     )
     if done < config.confirm.top:
-        listener.say(f"{done} of confirm.top = {config.confirm.top} confirmed: what there was time for")
+        listener.say(f"confirmed {done} of confirm.top = {config.confirm.top}")
 
 
 def _final(
@@ -462,6 +276,7 @@ def _final(
 
 
 def _why_nothing(store: Store, record: StudyRecord) -> str:
-    errors = [row.error for row in queries.trials(store, record.id) if not row.baseline and row.error]
+    mine = [row for row in queries.trials(store, record.id) if not row.baseline]
+    errors = [row.error for row in mine if row.error]
     last = f"the last said: {errors[-1]}" if errors else "the time was over before one ended"
     return f"no trial succeeded ({len(errors)} tried); {last}; change the settings or the budget"

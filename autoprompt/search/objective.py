@@ -92,9 +92,7 @@ class Bench:
         self.seconds[candidate.digest] = time.monotonic() - began
         return found, learner.tokens
 
-    def start(
-        self, candidate: Candidate, *, optuna_number: int | None, baseline: bool
-    ) -> int:
+    def start(self, candidate: Candidate, *, optuna_number: int | None, baseline: bool) -> int:
         """A row for this candidate; returns its trial id."""
         values = dict(candidate.values)
         words = values.pop("words", None)

@@ -141,7 +141,5 @@ def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
         write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
         temporary.rename(bundle)
     else:
-        write_bundle(
-            bundle, chosen, run.store, run.study, run.task, run.labelled(), run.workshop()
-        )
+        write_bundle(bundle, chosen, run.store, run.study, run.task, run.labelled(), run.workshop())
     return chosen

@@ -45,9 +45,7 @@ def database_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-def open_study(
-    url: str, name: str, seed: int, *, for_sampling: bool = True
-) -> optuna.study.Study:
+def open_study(url: str, name: str, seed: int, *, for_sampling: bool = True) -> optuna.study.Study:
     """Create or load the Optuna study beside our tables.
 
     The sampler's seed differs by the number of trials already there: a resumed run continues

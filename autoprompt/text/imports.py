@@ -12,6 +12,7 @@ from autoprompt.text.template import (
     TemplateError,
     build,
     check_template,
+    parse,
 )
 
 _STRIP = Filter("strip_final_punctuation")
@@ -26,6 +27,15 @@ _TOKEN = re.compile(
 _CONSTANTS = {"None": None, "True": True, "False": False}
 _END_TOKENS = ("sep", "eos", "/s")
 _BEGIN_TOKENS = ("cls", "bos", "s")
+
+
+def read_template(source: str) -> Template:
+    """Read a native, LM-BFF (``*cls**sent_0*...``) or OpenPrompt (``{"mask"}``) template."""
+    if looks_like_lm_bff(source):
+        return from_lm_bff(source)
+    if looks_like_openprompt(source):
+        return from_openprompt(source)
+    return parse(source)
 
 
 def looks_like_lm_bff(source: str) -> bool:

@@ -196,17 +196,6 @@ def check_template(template: Template, kind: str) -> None:
         raise _error(source, "has a {soft:N} of no tokens", "write N of at least 1")
 
 
-def read_template(source: str) -> Template:
-    """Read a native, LM-BFF (``*cls**sent_0*...``) or OpenPrompt (``{"mask"}``) template."""
-    from autoprompt.text import imports
-
-    if imports.looks_like_lm_bff(source):
-        return imports.from_lm_bff(source)
-    if imports.looks_like_openprompt(source):
-        return imports.from_openprompt(source)
-    return parse(source)
-
-
 def render(template: Template, text: str, text_b: str | None = None) -> tuple[Piece, ...]:
     """Fill the template. Texts are stripped and never read as template source.
 

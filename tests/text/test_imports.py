@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprompt.text.template import TemplateError, parse, read_template
+from autoprompt.text.imports import read_template
+from autoprompt.text.template import TemplateError, parse
 
 
 # hard_prompts.md section 3: the manual templates of LM-BFF, and a few of its generated ones

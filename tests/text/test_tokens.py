@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from autoprompt.text.template import Piece, parse, read_template, render
+from autoprompt.text.imports import read_template
+from autoprompt.text.template import Piece, parse, render
 from autoprompt.text.tokens import needs_leading_space, tokenize_piece
 from autoprompt.text.truncation import TokenPiece, truncate
 

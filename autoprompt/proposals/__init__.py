@@ -1,0 +1,1 @@
+"""Proposals: templates and label words taken from a masked LM and a few labelled texts."""

@@ -1,0 +1,125 @@
+"""A candidate's words to a learner: the only place that maps names to objects. Fits nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from autoprompt.data.task import Task
+from autoprompt.learners.base import Learner
+from autoprompt.learners.workshop import Workshop
+from autoprompt.text import manual
+from autoprompt.text.template import check_template, parse
+from autoprompt.text.verbalizer import Verbalizer, check_words
+from search_spaces.candidate import Candidate
+
+if TYPE_CHECKING:
+    from autoprompt.learners.training import Settings
+
+PROMPT_METHODS = ("zero_shot", "hard")
+BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "fine_tuning", "zero_shot")
+# Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
+FINE_TUNING = {
+    "learning_rate": 1e-4,
+    "steps": 60,
+    "batch_size": 8,
+    "weight_decay": 0.0,
+}
+
+
+class CandidateError(ValueError):
+    """A candidate without a value its method needs, or with one that is none of it."""
+
+    exit_code = 2
+
+
+def is_prompt(method: str) -> bool:
+    """Whether the method asks the model through a template."""
+    return method in PROMPT_METHODS
+
+
+def baselines(kind: str, labels: Sequence[str]) -> tuple[Candidate, ...]:
+    """The candidates every study is compared with: fixed beforehand, never searched."""
+    words = manual.words(labels)[0].to_json()
+    values: dict[str, dict[str, str | int | float]] = {
+        "fine_tuning": dict(FINE_TUNING),
+        "zero_shot": {
+            "template": manual.default_template(kind),
+            "words": words,
+            "trainable": "none",
+            "calibration": "prior",
+        },
+    }
+    return tuple(Candidate({"method": name} | values.get(name, {})) for name in BASELINES)
+
+
+def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    """The learner a candidate describes, not fitted yet.
+
+    `TemplateError`, `VerbalizerError`, `ModelError` or `CandidateError` where it cannot be.
+    """
+    method = str(_value(candidate, "method"))
+    if method in PROMPT_METHODS:
+        return _prompted(candidate, task, workshop)
+    if method == "fine_tuning":
+        from autoprompt.learners.head import Head
+
+        return Head(task, workshop, _settings(candidate))
+    if method == "embeddings":
+        from autoprompt.learners.embeddings import Embeddings
+
+        return Embeddings(task, workshop)
+    if method in ("tfidf", "tfidf_nb"):
+        from autoprompt.learners.tfidf import TfIdf
+
+        return TfIdf(task, "regression" if method == "tfidf" else "bayes")
+    if method == "majority":
+        from autoprompt.learners.majority import Majority
+
+        return Majority(task)
+    known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *BASELINES)))
+    raise CandidateError(f"method: {method!r} is unknown; choose one of {known}")
+
+
+def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    from autoprompt.learners.prompted import Prompted
+
+    template = parse(str(_value(candidate, "template")))
+    check_template(template, task.kind)
+    verbalizer = Verbalizer.from_json(str(_value(candidate, "words")))
+    if verbalizer.labels != task.labels:
+        raise CandidateError(
+            f"words: labels {', '.join(verbalizer.labels)} are not the task's "
+            f"{', '.join(task.labels)}; give words for exactly these, in this order"
+        )
+    words = check_words(verbalizer, workshop.backbone.tokenizer, workshop.multi_token)
+    trainable = candidate.get("trainable", "none")
+    if trainable not in ("none", "all"):
+        raise CandidateError(f"trainable: {trainable!r} is unknown; choose none or all")
+    calibration = candidate.get("calibration", "none")
+    if calibration not in ("none", "prior"):
+        raise CandidateError(f"calibration: {calibration!r} is unknown; choose none or prior")
+    training = _settings(candidate) if trainable == "all" else None
+    return Prompted(
+        task, workshop, template, words, training=training, prior=calibration == "prior"
+    )
+
+
+def _settings(candidate: Candidate) -> Settings:
+    from autoprompt.learners.training import Settings
+
+    return Settings(
+        learning_rate=float(_value(candidate, "learning_rate")),
+        steps=int(_value(candidate, "steps")),
+        batch_size=int(_value(candidate, "batch_size")),
+        weight_decay=float(candidate.get("weight_decay", 0.0)),
+    )
+
+
+def _value(candidate: Candidate, name: str) -> str | int | float:
+    value = candidate.get(name)
+    if value is None:
+        raise CandidateError(
+            f"{name}: a {candidate.get('method', 'nameless')!r} candidate needs it"
+        )
+    return value

@@ -1,0 +1,139 @@
+"""A language model asked through a template and read through label words. The core learner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from torch.nn import functional
+
+from autoprompt.data.task import Example, Task
+from autoprompt.learners.answers import Answers
+from autoprompt.learners.base import LearnerError, log_softmax
+from autoprompt.learners.training import Settings
+from autoprompt.models.inputs import Encoded
+from autoprompt.models.reading import read_answers
+from autoprompt.text.template import Template, render
+from autoprompt.text.verbalizer import WordIds
+
+if TYPE_CHECKING:
+    from autoprompt.learners.workshop import Workshop
+
+WEIGHTS = "weights.safetensors"
+
+
+class Prompted:
+    """Zero-shot where `training` is None, otherwise all weights are tuned (PET, LM-BFF).
+
+    `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
+    of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        workshop: Workshop,
+        template: Template,
+        words: WordIds,
+        *,
+        training: Settings | None,
+        prior: bool,
+    ) -> None:
+        self.tokens = 0
+        self._task, self._workshop, self._template = task, workshop, template
+        self._answers = Answers(words, workshop.backbone.device)
+        self._training, self._calibrated = training, prior
+        self._log_prior = numpy.zeros(len(task.labels))
+        self._generation: int | None = None  # of the backbone's weights, where they are ours
+
+    def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
+        """Train where there is something to train, then take the prior from the same texts and the
+        workshop's unlabelled ones."""
+        self._log_prior = numpy.zeros(len(self._task.labels))
+        if self._training is not None:
+            self._train(examples, self._training, seed, deadline)
+        if self._calibrated:
+            log_probs = self.scores([*examples, *self._workshop.unlabeled])  # [N + U, C]
+            self._log_prior = numpy.log(numpy.exp(log_probs).mean(axis=0) + 1e-12)
+
+    def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
+        """Log-probabilities [N, C]."""
+        backbone = self._workshop.backbone
+        if self._training is None:
+            states = {}
+            for k in self._answers.lengths:
+                states[k], read = self._workshop.pretrained_answers(self._template, k, examples)
+                self.tokens += read
+        else:
+            self._check_weights()
+            rows = {k: self._encode(examples, k) for k in self._answers.lengths}
+            states = {k: read_answers(backbone, encoded) for k, encoded in rows.items()}
+            self.tokens += sum(len(row.ids) for encoded in rows.values() for row in encoded)
+        found = self._answers.scores_in_chunks(backbone, states)
+        return log_softmax(log_softmax(found.numpy()) - self._log_prior)
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Write what training changed; return the calibration prior."""
+        from safetensors.torch import save_file
+
+        if self._training is not None:
+            self._check_weights()
+            changes = self._workshop.backbone.changes()
+            save_file({k: t.contiguous() for k, t in changes.items()}, directory / WEIGHTS)
+        prior = numpy.exp(self._log_prior).tolist() if self._calibrated else None
+        return {"calibration_prior": prior}
+
+    def load(self, directory: Path, saved: Mapping[str, Any]) -> None:
+        """Become the learner that `save` wrote."""
+        from safetensors.torch import load_file
+
+        if self._training is not None:
+            self._workshop.backbone.apply_changes(load_file(directory / WEIGHTS))
+            self._generation = self._workshop.backbone.generation
+        if self._calibrated:
+            self._log_prior = numpy.log(numpy.asarray(saved["calibration_prior"], dtype=float))
+
+    def _train(
+        self, examples: Sequence[Example], settings: Settings, seed: int, deadline: float | None
+    ) -> None:
+        backbone, answers = self._workshop.backbone, self._answers
+        targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
+        rows = {k: self._encode(examples, k) for k in answers.lengths}
+        used = {token for encoded in rows.values() for row in encoded for token in row.ids}
+        trainable = backbone.start_training(
+            torch.tensor(sorted(used)),
+            answers.token_ids,
+            whole_vocabulary=answers.multi_token,
+        )
+
+        def batch_loss(chosen: list[int]) -> torch.Tensor:
+            states = {}
+            for k, encoded in rows.items():
+                batch = backbone.batch([encoded[index] for index in chosen])
+                states[k] = backbone.answer_states(batch)
+                self.tokens += sum(len(encoded[index].ids) for index in chosen)
+            return functional.cross_entropy(answers.scores(backbone, states), targets[chosen])
+
+        try:
+            shrink = self._workshop.optimiser.run(
+                trainable, batch_loss, len(examples), settings, seed=seed, deadline=deadline
+            )
+        except BaseException:
+            backbone.reset()
+            raise
+        backbone.finish_training(shrink)
+        self._generation = backbone.generation
+
+    def _encode(self, examples: Sequence[Example], masks: int) -> list[Encoded]:
+        encode, template = self._workshop.backbone.encode, self._template
+        return [encode(render(template, e.text, e.text_b), masks) for e in examples]
+
+    def _check_weights(self) -> None:
+        if self._generation != self._workshop.backbone.generation:
+            raise LearnerError(
+                "learner: its trained weights are gone, as another was fitted on the same model; "
+                "score or save it before that, or fit it again"
+            )

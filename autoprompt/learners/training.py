@@ -1,0 +1,115 @@
+"""The one training loop: AdamW, linear decay, clipping. Knows tensors and losses, not tasks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from autoprompt.learners.base import LearnerError
+from autoprompt.models.backbone import Trainable
+
+CLIP = 1.0  # norm of the whole gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long and how fast. The learning rate falls linearly to zero; there is no warm-up."""
+
+    learning_rate: float
+    steps: int
+    batch_size: int
+    weight_decay: float = 0.0
+
+
+def batches(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
+    """Row numbers of each step: every epoch a new order, its last batch may be smaller."""
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
+    while done < settings.steps:
+        order = torch.randperm(count, generator=generator).tolist()
+        for start in range(0, count, settings.batch_size):
+            if done < settings.steps:
+                yield order[start : start + settings.batch_size]
+                done += 1
+
+
+class Optimiser:
+    """AdamW (Loshchilov and Hutter 2019) whose moments stay allocated from one fit to the next."""
+
+    def __init__(self) -> None:
+        self._moments: dict[torch.nn.Parameter, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def run(
+        self,
+        trainable: Trainable,
+        batch_loss: Callable[[list[int]], torch.Tensor],
+        count: int,
+        settings: Settings,
+        *,
+        seed: int,
+        deadline: float | None = None,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> float:
+        """Train on `count` rows; `batch_loss` turns row numbers into a scalar loss.
+
+        Returns the factor by which weight decay shrank every matrix row that got no gradient.
+        `LearnerError` at a loss that is no number, `TimeoutError` past `deadline`.
+        """
+        optimiser = self._prepare(trainable, settings)
+        tensors = [*trainable.decayed, *trainable.plain]
+        shrink = 1.0
+        for step, rows in enumerate(batches(count, settings, seed)):
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"out of time after {step} of {settings.steps} steps")
+            rate = settings.learning_rate * (settings.steps - step) / settings.steps
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
+            loss = batch_loss(rows)
+            loss.backward()
+            value = loss.item()
+            if not math.isfinite(value):
+                raise LearnerError(
+                    f"learning_rate: {settings.learning_rate} gave a loss of {value} at step "
+                    f"{step + 1} of {settings.steps}; use a lower one"
+                )
+            norm = torch.nn.utils.get_total_norm([t.grad for t in tensors if t.grad is not None])
+            # The fused step divides by this: clipping without a further pass over the gradient.
+            optimiser.grad_scale = ((norm + 1e-6) / CLIP).clamp_min(1.0)  # type: ignore[attr-defined]
+            optimiser.step()
+            shrink *= 1.0 - rate * settings.weight_decay
+            if on_step is not None:
+                on_step(step, value)
+        return shrink
+
+    def _prepare(self, trainable: Trainable, settings: Settings) -> torch.optim.AdamW:
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": list(trainable.decayed), "weight_decay": settings.weight_decay},
+                {"params": list(trainable.plain), "weight_decay": 0.0},
+            ],
+            lr=settings.learning_rate,
+            fused=True,
+        )
+        known = []
+        for group in optimiser.param_groups:
+            for tensor in group["params"]:
+                if not isinstance(tensor, torch.nn.Parameter):
+                    continue  # rows of this fit alone
+                if tensor not in self._moments:
+                    zeros = torch.zeros_like(tensor), torch.zeros_like(tensor)
+                    self._moments[tensor] = zeros
+                first, second = self._moments[tensor]
+                known += [first, second]
+                optimiser.state[tensor] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+                    "exp_avg": first,
+                    "exp_avg_sq": second,
+                }
+        if known:
+            torch._foreach_zero_(known)
+        return optimiser

@@ -1,0 +1,113 @@
+"""What the learners of a run share: one resident model and its earlier answers. Fits nothing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from autoprompt.data.task import Example, Task
+from autoprompt.text.template import Template, render
+
+if TYPE_CHECKING:
+    import torch
+
+    from autoprompt.learners.training import Optimiser
+    from autoprompt.models.backbone import Backbone
+    from autoprompt.models.sentence import SentenceEncoder
+
+# Unlabelled texts that join the training texts in a calibration prior: its error is far below the
+# spread between blocks by then, and each costs a forward per template.
+MOST_UNLABELED = 128
+# Answer states kept, about 1.5 kB each for the built-in model.
+CACHED_ANSWERS = 20_000
+
+
+class Workshop:
+    """Loads nothing until asked. `labelled` are all rows of the run, of which folds are made;
+    `unlabeled` texts sharpen calibration priors."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: str,
+        device: str = "auto",
+        precision: str = "auto",
+        labelled: Sequence[Example] = (),
+        *,
+        unlabeled: Sequence[Example] = (),
+        revision: str | None = None,
+        multi_token: str = "masks",
+    ) -> None:
+        self.task, self.model, self.revision = task, model, revision
+        self.device, self.precision = device, precision
+        self.labelled = tuple(labelled)
+        self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
+        self.multi_token = multi_token
+        self._answers: OrderedDict[tuple[str, int, str, str | None], torch.Tensor] = OrderedDict()
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The resident language model; `ModelError` when it cannot be loaded."""
+        from autoprompt.models.masked import load_masked
+
+        return load_masked(
+            self.model, device=self.device, precision=self.precision, revision=self.revision
+        )
+
+    @cached_property
+    def optimiser(self) -> Optimiser:
+        """The training loop, whose memory is reused by every fit."""
+        from autoprompt.learners.training import Optimiser
+
+        return Optimiser()
+
+    @cached_property
+    def sentence_encoder(self) -> SentenceEncoder:
+        """The frozen sentence encoder of the installed package, whatever the model is."""
+        from autoprompt.models.builtin import sentence_encoder_path
+        from autoprompt.models.sentence import load_sentence_encoder
+
+        return load_sentence_encoder(sentence_encoder_path(), device=self.device)
+
+    def pretrained_answers(
+        self, template: Template, masks: int, examples: Sequence[Example]
+    ) -> tuple[torch.Tensor, int]:
+        """Answer states [N, masks, E] of the pretrained model, and how many tokens were read anew.
+
+        Any word's logit is one product with such a state, so one forward serves every verbalizer,
+        fold and calibration. The first call with a template reads all labelled rows at once.
+        """
+        import torch
+
+        source = str(template)
+        wanted = [(source, masks, e.text, e.text_b) for e in examples]
+        missing = dict.fromkeys(key for key in wanted if key not in self._answers)
+        read = 0
+        if missing:
+            ours = [(source, masks, e.text, e.text_b) for e in self.labelled]
+            if not missing.keys().isdisjoint(ours):
+                missing |= dict.fromkeys(key for key in ours if key not in self._answers)
+            read = self._read(template, masks, list(missing))
+        found = torch.stack([self._answers[key] for key in wanted])
+        for key in dict.fromkeys(wanted):
+            self._answers.move_to_end(key)
+        while len(self._answers) > CACHED_ANSWERS:
+            self._answers.popitem(last=False)
+        return found, read
+
+    def _read(
+        self, template: Template, masks: int, keys: list[tuple[str, int, str, str | None]]
+    ) -> int:
+        from autoprompt.models.reading import read_answers
+
+        self.backbone.reset()
+        rows = [
+            self.backbone.encode(render(template, text, text_b), masks)
+            for _, _, text, text_b in keys
+        ]
+        # One tensor each: a view would keep the whole batch alive.
+        for key, state in zip(keys, read_answers(self.backbone, rows), strict=True):
+            self._answers[key] = state.clone()
+        return sum(len(row.ids) for row in rows)

@@ -1,0 +1,92 @@
+"""What a learner may ask of a language model. A protocol: the models are in the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from autoprompt.models.inputs import Encoded, ModelInputs
+from autoprompt.text.template import Piece
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ModelError(ValueError):
+    """A model that cannot be loaded or cannot answer prompts; the message names it and the fix."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """The fp32 tensors of one fit. Weight decay applies to `decayed` alone."""
+
+    decayed: tuple[torch.Tensor, ...]  # matrices
+    plain: tuple[torch.Tensor, ...]  # biases and normalisation
+
+
+class Backbone(Protocol):
+    """One resident pretrained model, trained and restored in place by one learner after another."""
+
+    name: str
+    revision: str
+    device: str
+    precision: str
+    max_length: int
+    hidden_size: int
+    vocabulary_size: int
+    generation: int  # grows whenever the weights change: a learner knows its own by it
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+
+    def encode(self, pieces: Sequence[Piece], masks: int = 1) -> Encoded:
+        """Lay out one rendered prompt with `masks` mask tokens."""
+
+    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
+        """Lay out one text or a pair without a prompt; reads the first token."""
+
+    def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
+        """Pad rows to one batch on the model's device."""
+
+    def hidden(self, inputs: ModelInputs) -> torch.Tensor:
+        """Last hidden states [B, T, d], fp32 or the autocast type."""
+
+    def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
+
+    def word_logits(self, states: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
+        """Raw logits of some words: [..., E] and [W] to fp32 [..., W]."""
+
+    def vocabulary_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Raw logits of all words: [..., E] to fp32 [..., V]."""
+
+    def answer_logits(self, inputs: ModelInputs, word_ids: torch.Tensor) -> torch.Tensor:
+        """Raw logits of some words at the read positions: fp32 [B, M, W]."""
+
+    def vocabulary_log_probs(self, inputs: ModelInputs) -> torch.Tensor:
+        """Log-probabilities of all words at the read positions: fp32 [B, M, V]."""
+
+    def start_training(
+        self, token_ids: torch.Tensor, word_ids: torch.Tensor, *, whole_vocabulary: bool = False
+    ) -> Trainable:
+        """Make all weights trainable that rows of `token_ids` and answers of `word_ids` reach."""
+
+    def finish_training(self, shrink: float) -> None:
+        """End training; matrix rows out of reach are multiplied by `shrink` (weight decay)."""
+
+    def reset(self) -> None:
+        """Restore the pretrained weights, bit by bit, in place."""
+
+    def changes(self) -> dict[str, torch.Tensor]:
+        """Everything that differs from the pretrained weights, for `apply_changes`."""
+
+    def apply_changes(self, changes: dict[str, torch.Tensor]) -> None:
+        """Put weights saved by `changes` into the pretrained model."""
+
+    def exactly(self) -> AbstractContextManager[None]:
+        """Within it the model computes in fp32, whatever its precision."""

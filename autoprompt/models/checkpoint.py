@@ -1,0 +1,180 @@
+"""Pretrained checkpoints: found and loaded, or refused in one line. Runs no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from autoprompt.models.backbone import ModelError
+
+BUILTIN = "builtin"
+CONNECT_SECONDS = 3.0
+
+
+def read_checkpoint(name: str, revision: str | None = None) -> tuple[Any, Any, str]:
+    """Masked LM (fp32, CPU), tokenizer and revision of ``builtin``, a folder, or a hub name.
+
+    `ModelError` when there is none such, when it is no masked LM, when weights are absent from its
+    checkpoint (a head would be random), or when it has no safetensors file.
+    """
+    if name == BUILTIN:
+        from autoprompt.models import builtin
+
+        try:
+            model, tokenizer = builtin.load_builtin()
+        except builtin.BuiltinModelError as error:
+            raise ModelError(f"model: {error}") from error
+        found = builtin.revision()
+    else:
+        model, tokenizer, found = _read_folder_or_hub(name, revision)
+    if tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"model: {name!r} is not a masked LM: its tokenizer has no mask token; use a masked LM"
+        )
+    return model, tokenizer, found
+
+
+def _read_folder_or_hub(name: str, revision: str | None) -> tuple[Any, Any, str]:
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        source, local = str(folder), True
+    elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"model: {name!r} is no folder here; give 'builtin', an existing folder, "
+            "or a hub name such as org/model"
+        )
+    else:
+        source, local = name, _is_cached(name, revision)
+        if not local:
+            _check_connection(name)
+    options = {"revision": revision or "main", "local_files_only": local}
+    with quietly():
+        try:
+            config = AutoConfig.from_pretrained(source, **options)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(_not_loaded(name, error)) from error
+        _check_kind(name, config)
+        try:
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise ModelError(_not_loaded(name, error)) from error
+    _check_complete(name, model, report["missing_keys"])
+    if folder.is_dir():
+        return model, tokenizer, folder_digest(folder)
+    return model, tokenizer, str(getattr(config, "_commit_hash", None) or revision or "main")
+
+
+def folder_digest(folder: Path) -> str:
+    """Short SHA-256 over a model folder's weights, configuration and tokenizer files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in (".safetensors", ".json", ".txt", ".model"):
+            with path.open("rb") as handle:
+                digest.update(f"{path.name}\0".encode())
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _check_kind(name: str, config: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = config.model_type
+    causal = bool(getattr(config, "is_decoder", False))
+    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder or causal:
+        form = "an encoder-decoder" if config.is_encoder_decoder else "another kind of model"
+        raise ModelError(
+            f"model: {name!r} ({kind}) is not a masked LM but {form}; "
+            "use a masked LM such as 'builtin' or FacebookAI/roberta-base"
+        )
+
+
+def _check_complete(name: str, model: Any, missing: Any) -> None:
+    """A weight the checkpoint lacks would be random, unless it is tied to one that was loaded."""
+    state = dict(model.named_parameters(remove_duplicate=False))
+    loaded = {tensor.data_ptr() for key, tensor in state.items() if key not in missing}
+    absent = sorted(
+        key for key in missing if key not in state or state[key].data_ptr() not in loaded
+    )
+    if absent:
+        shown = ", ".join(absent[:4]) + (f" and {len(absent) - 4} more" if len(absent) > 4 else "")
+        raise ModelError(
+            f"model: {name!r} has no trained masked-LM head: its checkpoint lacks {shown}; "
+            "use a checkpoint that was saved with its masked-LM head"
+        )
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+    except HFValidationError as error:
+        raise ModelError(
+            f"model: {name!r} is neither a folder here nor a hub name; "
+            "give 'builtin', an existing folder, or a name such as org/model"
+        ) from error
+    return isinstance(found, str)
+
+
+def _check_connection(name: str) -> None:
+    """Fail at once where there is no network; the hub's client would retry for half a minute."""
+    from huggingface_hub import constants
+
+    known = "give 'builtin', an existing folder, or a model that was downloaded before"
+    if constants.is_offline_mode():
+        raise ModelError(
+            f"model: {name!r} is no folder here and not in the cache, and the hub is switched off "
+            f"(HF_HUB_OFFLINE); {known}"
+        )
+    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ModelError(
+            f"model: {name!r} is no folder here and not in the cache, and {address.hostname} "
+            f"cannot be reached; {known}"
+        ) from error
+
+
+def _not_loaded(name: str, error: BaseException) -> str:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"model: {name!r} cannot be loaded ({first.strip().rstrip('.')}); check its name and files"
+    )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' bars and reports off the terminal; our own errors say what matters."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

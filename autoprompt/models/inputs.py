@@ -1,0 +1,197 @@
+"""What a model reads: rendered pieces to ids, rows to a batch. Knows tokenizers, not weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from autoprompt.text.template import Piece
+from autoprompt.text.tokens import tokenize_piece
+from autoprompt.text.truncation import TokenPiece, truncate
+
+if TYPE_CHECKING:
+    import torch
+
+# Texts shared by many templates are tokenised once; about 40 tokens each, some 20 MB when full.
+CACHED_PIECES = 16_384
+
+
+class InputError(ValueError):
+    """A prompt that this tokenizer cannot lay out; the message names the piece."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row: `ids` and `segments` of equal length, `masks` the positions to read."""
+
+    ids: tuple[int, ...]
+    segments: tuple[int, ...]
+    masks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """A right-padded batch.
+
+    input_ids [B, T], attention_mask [B, T], token_type_ids [B, T] or None, mask_positions [B, M];
+    all int64.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    token_type_ids: torch.Tensor | None
+    mask_positions: torch.Tensor
+
+    def to(self, device: torch.device | str) -> ModelInputs:
+        """The same batch on a device."""
+        types = self.token_type_ids
+        return ModelInputs(
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            None if types is None else types.to(device, non_blocking=True),
+            self.mask_positions.to(device, non_blocking=True),
+        )
+
+
+def collate(rows: Sequence[Encoded], pad_id: int, *, segments: bool = False) -> ModelInputs:
+    """Pad rows on the right to the longest one. All rows must read equally many positions."""
+    import torch
+
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
+    attention = torch.zeros((len(rows), longest), dtype=torch.int64)
+    types = torch.zeros((len(rows), longest), dtype=torch.int64) if segments else None
+    for index, row in enumerate(rows):
+        length = len(row.ids)
+        ids[index, :length] = torch.tensor(row.ids, dtype=torch.int64)
+        attention[index, :length] = 1
+        if types is not None:
+            types[index, :length] = torch.tensor(row.segments, dtype=torch.int64)
+    positions = torch.tensor([row.masks for row in rows], dtype=torch.int64)  # [B, M]
+    return ModelInputs(ids, attention, types, positions)
+
+
+Stretch = tuple[tuple[int, ...], tuple[int, ...]]  # ids, segments
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """A tokenizer's own frame around one side, or two: ids and segment of each stretch."""
+
+    single: tuple[Stretch, ...]  # before, after
+    single_segment: int
+    pair: tuple[Stretch, ...]  # before, between, after
+    pair_segments: tuple[int, int]
+
+
+def special_tokens(tokenizer: Any) -> SpecialTokens:
+    """Find the frame by encoding a probe word, since version 5 of transformers has no call for it.
+
+    `InputError` where the probe is not found again in the framed text.
+    """
+    probe = "a"
+    word = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+    framed = []
+    for arguments in ((probe,), (probe, probe)):
+        encoded = tokenizer(*arguments, return_token_type_ids=True)
+        ids = list(encoded["input_ids"])
+        types = list(encoded.get("token_type_ids") or [0] * len(ids))
+        framed.append((ids, types))
+    (one, one_types), (two, two_types) = framed
+    start = _find(one, word, 0)
+    end = start + len(word)
+    first = _find(two, word, 0)
+    second = _find(two, word, first + len(word))
+    return SpecialTokens(
+        single=(_stretch(one, one_types, 0, start), _stretch(one, one_types, end, len(one))),
+        single_segment=one_types[start],
+        pair=(
+            _stretch(two, two_types, 0, first),
+            _stretch(two, two_types, first + len(word), second),
+            _stretch(two, two_types, second + len(word), len(two)),
+        ),
+        pair_segments=(two_types[first], two_types[second]),
+    )
+
+
+def _stretch(ids: list[int], types: list[int], start: int, end: int) -> Stretch:
+    return tuple(ids[start:end]), tuple(types[start:end])
+
+
+def _find(ids: list[int], word: list[int], start: int) -> int:
+    for position in range(start, len(ids) - len(word) + 1):
+        if ids[position : position + len(word)] == word:
+            return position
+    raise InputError(
+        f"model: its tokenizer frames 'a' as {ids}, where its ids {word} do not stand; "
+        "use a tokenizer with ordinary special tokens"
+    )
+
+
+class PromptEncoder:
+    """Rendered pieces to rows of one tokenizer, cut to `max_length`; texts are tokenised once."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._mask_id = int(tokenizer.mask_token_id)
+        self._special = special_tokens(tokenizer)
+        self.max_length = max_length
+        self._tokenise: Callable[[Piece], tuple[int, ...]] = lru_cache(CACHED_PIECES)(
+            lambda piece: tokenize_piece(tokenizer, piece)
+        )
+
+    def encode(self, pieces: Sequence[Piece], masks: int = 1) -> Encoded:
+        """Lay out one prompt with `masks` mask tokens where its mask piece stands.
+
+        A `sep` piece begins the second side of the tokenizer's pair format. The row is cut by
+        PET's rule; `TruncationError` when the template alone is too long.
+        """
+        sides: list[list[TokenPiece]] = [[]]
+        for piece in pieces:
+            if piece.kind == "sep":
+                sides.append([])
+            elif piece.kind == "mask":
+                sides[-1].append(TokenPiece("mask", (self._mask_id,) * masks))
+            elif piece.kind == "soft":
+                raise InputError(
+                    f"template: {{soft:{piece.length}}} needs a prompt method that trains it; "
+                    "use words instead"
+                )
+            else:
+                ids = self._tokenise(replace(piece, shortenable=False))
+                sides[-1].append(TokenPiece("words", ids, piece.shortenable))
+        # A separator that opens or ends the prompt leaves an empty side: one side is meant.
+        return self._frame([side for side in sides if side] or [[]])
+
+    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
+        """The tokenizer's own format of one text or a pair, no mask; reads the first token."""
+        sides = [
+            [TokenPiece("words", self._tokenise(Piece("words", words.strip())), True)]
+            for words in ((text,) if text_b is None else (text, text_b))
+        ]
+        framed = self._frame(sides)
+        return Encoded(framed.ids, framed.segments, (0,))
+
+    def _frame(self, sides: Sequence[Sequence[TokenPiece]]) -> Encoded:
+        frame = self._special.single
+        segments: tuple[int, ...] = (self._special.single_segment,)
+        if len(sides) == 2:
+            frame, segments = self._special.pair, self._special.pair_segments
+        room = self.max_length - sum(len(ids) for ids, _ in frame)
+        ids: list[int] = list(frame[0][0])
+        types: list[int] = list(frame[0][1])
+        masks: list[int] = []
+        cut = truncate(sides, room)
+        for side, segment, (after, after_types) in zip(cut, segments, frame[1:], strict=True):
+            for piece in side:
+                if piece.kind == "mask":
+                    masks.extend(range(len(ids), len(ids) + len(piece.ids)))
+                ids.extend(piece.ids)
+                types.extend([segment] * len(piece.ids))
+            ids.extend(after)
+            types.extend(after_types)
+        return Encoded(tuple(ids), tuple(types), tuple(masks))

@@ -88,17 +88,15 @@ def propose_words(
     halves = halve(labels)
     proposals: dict[str, Proposal] = {}
     for recipe in RECIPES:
-        chosen_words = choose(log_probs, labels, lexicon, recipe)
-        verbalizer = lexicon.verbalizer(chosen_words)
-        if verbalizer is None:
-            continue
+        verbalizer = lexicon.verbalizer(choose(log_probs, labels, lexicon, recipe))
         fits = []
         for learnt, held_out in halves:
             words = choose(log_probs[learnt], labels[learnt], lexicon, recipe)
             if all(words):
                 fits.append(fit(log_probs, labels, words, learnt, held_out))
-        score = sum(fits) / len(fits) if fits else float("-inf")
-        text = verbalizer.to_json()
+        if verbalizer is None or not fits:
+            continue
+        score, text = sum(fits) / len(fits), verbalizer.to_json()
         if text not in proposals or proposals[text].score < score:
             proposals[text] = Proposal(text, score, str(recipe))
     ranked = sorted(proposals.values(), key=lambda one: (-one.score, one.text))

@@ -8,7 +8,9 @@ import logging
 import socket
 import threading
 import warnings
+from socketserver import ThreadingMixIn
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autoprompt.dashboard import views
 from autoprompt.report import leaderboard
@@ -39,28 +41,30 @@ def serve(url: str, *, host: str = "127.0.0.1", port: int = 8080) -> None:
         raise DashboardError(
             "dashboard: optuna-dashboard is not installed; run pip install 'autoprompt[dashboard]'"
         ) from error
-    _check_address(host, port)
     with Store.open(url, create=False) as store:
         storage = _optuna_storage(url)
-        notes = Notes(store, storage)
-        notes.refresh()
-        done = threading.Event()
-        keeper = threading.Thread(
-            target=_keep_fresh, args=(notes, done), name="dashboard-notes", daemon=True
-        )
-        keeper.start()
-        log.info("dashboard of %s at http://%s:%d/", safe_url(url), host, port)
-        if not _is_loopback(host):
-            log.warning(
-                "host: %s can be reached from other machines and the dashboard asks for no"
-                " password; anyone there can delete studies",
-                host,
+        with _server(optuna_dashboard.wsgi(storage), host, port) as server:
+            notes = Notes(store, storage)
+            notes.refresh()
+            done = threading.Event()
+            keeper = threading.Thread(
+                target=_keep_fresh, args=(notes, done), name="dashboard-notes", daemon=True
             )
-        try:
-            optuna_dashboard.run_server(storage, host=host, port=port)
-        finally:
-            done.set()
-            keeper.join(timeout=2 * REFRESH)
+            keeper.start()
+            log.info("dashboard of %s at http://%s:%d/", safe_url(url), host, port)
+            if not _is_loopback(host):
+                log.warning(
+                    "host: %s can be reached from other machines and the dashboard asks for no"
+                    " password; anyone there can delete studies",
+                    host,
+                )
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                pass  # the way to end it
+            finally:
+                done.set()
+                keeper.join(timeout=2 * REFRESH)
 
 
 class Notes:
@@ -143,21 +147,30 @@ def _optuna_storage(url: str) -> Any:
     return optuna.storages.RDBStorage(url, engine_kwargs=timeout)
 
 
-def _check_address(host: str, port: int) -> None:
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread a request: one slow query of a large study must not stop the page."""
+
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    """Requests go to the logger; an open page asks every few seconds."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
+
+
+def _server(application: Any, host: str, port: int) -> WSGIServer:
     if not 0 < port < 65536:
         raise DashboardError(f"port: {port} is not between 1 and 65535; choose another --port")
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return make_server(host, port, application, _Server, _Handler)
     except socket.gaierror as error:
         raise DashboardError(f"host: {host!r} is unknown here; use 127.0.0.1") from error
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise DashboardError(
-                f"port: {host}:{port} cannot be opened ({error.strerror}); choose another --port"
-            ) from error
+    except OSError as error:
+        raise DashboardError(
+            f"port: {host}:{port} cannot be opened ({error.strerror}); choose another --port"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -53,8 +53,12 @@ def study_note(ranked_rows: Sequence[Row]) -> str:
     lines.append("| " + " | ".join(columns) + " |")
     lines.append("| " + " | ".join("---" for _ in columns) + " |")
     lines += ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in table]
-    lines += ["", "Baselines are rows of the leaderboard and no trials of the sampler,"]
-    lines[-1] += " so they are missing from the charts here; the report has both."
+    lines += [
+        "",
+        "Trials are numbered as on the leaderboard; the note of each trial gives that number."
+        " Baselines are rows of the leaderboard and no trials of the sampler, so they are missing"
+        " from the charts here; the report has both.",
+    ]
     return signed("\n".join(lines))
 
 

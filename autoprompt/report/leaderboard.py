@@ -199,8 +199,8 @@ def spread(mean: float | None, sd: float | None) -> str:
 
 
 def words_line(label_words: dict[str, list[str]] | None) -> str:
-    """`label=word,word` a label, as `--words` takes them."""
-    return " ".join(f"{label}={','.join(words)}" for label, words in (label_words or {}).items())
+    """`label=word,word` a label, as `--words` takes them; `;` between, as labels hold spaces."""
+    return "; ".join(f"{label}={','.join(words)}" for label, words in (label_words or {}).items())
 
 
 def _figures(one: Row) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from storage.store import Store
 
 #: Rivals drawn beside the winner; the table below has them all.
 DRAWN_PROMPTS = 5
+
+#: Rows of the leaderboard in view; the rest is folded away.
+SHOWN_ROWS = 30
+
+#: A difference beyond this is drawn at the edge, so that near rivals can be told apart.
+WIDEST = 0.3
 
 
 def write_report(store: Store, study: StudyRecord, path: Path, *, optuna_study: Any = None) -> Path:
@@ -48,6 +55,7 @@ def render(summary: Summary) -> str:
         segments=prompt.segments,
         points=_points,
         duration=_duration,
+        moment=_moment,
         count=_count,
         memory=_memory,
     )
@@ -60,6 +68,7 @@ def render(summary: Summary) -> str:
         study=summary.study,
         winner=summary.winner,
         board=board,
+        shown=SHOWN_ROWS,
         words={one.trial: _words(one) for one, _ in board},
         curves=[Markup(plots.draw_curve(curve, by)) for by in ("order", "seconds")],
         dots=[
@@ -100,8 +109,7 @@ def _kind(row: leaderboard.Row, summary: Summary) -> str:
 
 def _reach(summary: Summary) -> float:
     ends = [abs(end) for one in summary.comparisons for end in (one.low, one.high) if end]
-    # Two blocks can give an interval wider than any score; it is cut at the edge then.
-    return min(max([*ends, 0.02]), 0.6)
+    return min(max([*ends, 0.02]), WIDEST)
 
 
 def _answers(row: leaderboard.Row | None) -> list[tuple[str, str]]:
@@ -125,6 +133,14 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _moment(created: str) -> str:
+    """An ISO time in UTC to the minute; whatever else is there stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(created):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return created
 
 
 def _count(number: int) -> str:

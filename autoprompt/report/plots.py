@@ -60,7 +60,7 @@ def draw_curve(info: CurveInfo, by: str = "order") -> str:
     """Best so far as a line, each trial as a dot. `by`: "order" or "seconds"."""
     if not info.points:
         return ""
-    height, top, bottom = 220, 14, 188
+    height, top, bottom = 234, 14, 188
     low, high = padded(point.value for point in info.points)
     ends = [_place(point, by) for point in info.points]
     left = 0.0
@@ -78,21 +78,25 @@ def draw_curve(info: CurveInfo, by: str = "order") -> str:
     for tick in ticks(low, high, 4):
         parts.append(f'<line class="grid" x1="9%" x2="98%" y1="{y(tick)}" y2="{y(tick)}"/>')
         parts.append(f'<text class="tick" x="0" y="{y(tick)}" dy="4">{tick:.2f}</text>')
-    for tick in ticks(left, right, 5, whole=by == "order"):
+    for tick in ticks(left, right, 6, whole=by == "order"):
         parts.append(f'<text class="tick mid" x="{x(tick)}" y="{bottom + 18}">{tick:g}</text>')
-    before: Point | None = None
-    for point in info.points:
-        if point.best is None:
-            continue
-        if before is not None and before.best is not None:
-            at, was = x(_place(point, by)), x(_place(before, by))
-            held = y(before.best)
-            parts.append(f'<line class="best" x1="{was}" x2="{at}" y1="{held}" y2="{held}"/>')
-            if point.best != before.best:
-                parts.append(
-                    f'<line class="best" x1="{at}" x2="{at}" y1="{held}" y2="{y(point.best)}"/>'
-                )
-        before = point
+    # One line a level: pieces laid end to end would show their joints.
+    rises = [
+        point
+        for before, point in zip((None, *info.points), info.points)
+        if point.best is not None and (before is None or point.best != before.best)
+    ]
+    last = _place(info.points[-1], by)
+    for n, point in enumerate(rises):
+        assert point.best is not None
+        start = x(_place(point, by))
+        after = rises[n + 1] if n + 1 < len(rises) else None
+        end = x(_place(after, by) if after else last)
+        level = y(point.best)
+        parts.append(f'<line class="best" x1="{start}" x2="{end}" y1="{level}" y2="{level}"/>')
+        if after and after.best is not None:
+            up = y(after.best)
+            parts.append(f'<line class="best" x1="{end}" x2="{end}" y1="{level}" y2="{up}"/>')
     for point in info.points:
         say = f"trial {point.trial}: {figure(point.value)} ({point.state}), {point.seconds:.0f} s"
         parts.append(
@@ -105,6 +109,10 @@ def draw_curve(info: CurveInfo, by: str = "order") -> str:
     return _svg(height, parts, label)
 
 
+#: Lines whose mean is further below the best than this do not stretch the axis.
+DOTS_REACH = 0.35
+
+
 @dataclass(frozen=True)
 class DotsInfo:
     """Lines of one shared axis: per-block scores, their mean and its lower bound."""
@@ -115,13 +123,20 @@ class DotsInfo:
 
 
 def dots_info(rows: Iterable[Row]) -> DotsInfo:
-    """Rows that have scores; the axis covers all their dots and bounds."""
+    """Rows that have scores; the axis covers all their dots, and bounds where they are near.
+
+    A line far below (majority, say) lies off the axis: it would press the others together.
+    """
     lines = tuple(row for row in rows if row.scores)
-    values = [value for row in lines for _, value in row.scores]
-    values += [row.lower_bound for row in lines if row.lower_bound is not None]
-    # A score lives in [-1, 1]; a bound of few, scattered blocks may fall far outside.
-    values = [max(value, min((v for r in lines for _, v in r.scores)) - 0.15) for value in values]
-    low, high = padded(values) if values else (0.0, 1.0)
+    if not lines:
+        return DotsInfo((), 0.0, 1.0)
+    best = max(row.mean or 0.0 for row in lines)
+    near = [row for row in lines if row.mean is not None and row.mean >= best - DOTS_REACH]
+    values = [value for row in near for _, value in row.scores]
+    lowest = min(values)
+    # The bound of few, scattered blocks may be far outside of anything that was measured.
+    values += [max(row.lower_bound, lowest - 0.1) for row in near if row.lower_bound is not None]
+    low, high = padded(values)
     return DotsInfo(lines, low, high)
 
 
@@ -136,6 +151,9 @@ def draw_dots(info: DotsInfo, row: Row, kind: str) -> str:
         f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="0" y2="30"/>'
         for tick in ticks(info.low, info.high, 4)
     ]
+    if row.mean is not None and row.mean < info.low:
+        parts.append(f'<text class="beyond" x="0" y="20">◂ {figure(row.mean)}</text>')
+        return _svg(30, parts, f"mean {figure(row.mean)}, off the axis", f"dots {_word(kind)}")
     if row.mean is not None and row.lower_bound is not None:
         parts.append(
             f'<line class="reach" x1="{x(row.lower_bound)}" x2="{x(row.mean)}" y1="15" y2="15"/>'
@@ -184,8 +202,12 @@ def draw_interval(low: float, difference: float, high: float, reach: float) -> s
     parts = [
         '<line class="zero" x1="50%" x2="50%" y1="0" y2="24"/>',
         f'<line class="reach" x1="{x(low)}" x2="{x(high)}" y1="12" y2="12"/>',
-        f'<circle class="dot" cx="{x(difference)}" cy="12" r="4"/>',
     ]
+    if abs(difference) <= reach:
+        parts.append(f'<circle class="dot" cx="{x(difference)}" cy="12" r="4"/>')
+    else:
+        sign, at = ("▸", "98%") if difference > 0 else ("◂", "2%")
+        parts.append(f'<text class="beyond mid" x="{at}" y="17">{sign}</text>')
     kind = "better" if low > 0 else "worse" if high < 0 else "open"
     label = f"difference {difference:+.3f}, from {low:+.3f} to {high:+.3f}"
     return _svg(24, parts, label, f"interval {kind}")

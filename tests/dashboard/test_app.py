@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -62,10 +63,12 @@ def test_serve_shows_the_study_with_a_note_on_every_trial(tmp_path):
         assert "Baselines are rows" in study["note"]["body"]
         assert study["objective_names"] == ["accuracy"]
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert f"http://127.0.0.1:{port}/" in errors
+    assert "GET /" not in errors  # an open page asks every few seconds
     assert "Traceback" not in errors
+    assert process.returncode == 0
 
 
 def test_refresh_writes_once_and_respects_a_persons_note(tmp_path):

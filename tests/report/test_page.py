@@ -169,3 +169,19 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, built, monke
     monkeypatch.undo()
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_test_of_an_earlier_winner_is_not_shown_as_the_winners(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path / 'study.db'}") as store:
+        study = create(store)
+        early = add_trial(store, study, search=[0.5, 0.5], confirm=[0.5, 0.5])
+        add_trial(store, study, settings={"n": 1}, search=[0.9, 0.9], confirm=[0.9, 0.9])
+        line = {
+            "source": "t.csv", "data_digest": "77" * 32, "n": 10, "overlap": 0, "trial_id": early,
+            "method": "hard", "baseline": False, "subset": "all", "accuracy": 0.4321,
+            "macro_f1": 0.5, "mcc": 0.0,
+        }  # fmt: skip
+        store.record_test(study.id, [line])
+        text = Page(write_report(store, study, tmp_path / "r.html").read_text()).text
+    assert text.index("0.432") > text.index("Opened once")
+    assert f"trial {early}, not the winner above" in text

@@ -38,6 +38,16 @@ def is_prompt(method: str) -> bool:
     return method in PROMPT_METHODS
 
 
+def needs_model(candidate: Candidate) -> bool:
+    """Whether the candidate's answers come from the run's language model."""
+    return candidate["method"] in (*PROMPT_METHODS, "fine_tuning")
+
+
+def needs_encoder(candidate: Candidate) -> bool:
+    """Whether the candidate's answers come from the package's sentence encoder."""
+    return candidate["method"] == "embeddings"
+
+
 def baselines(kind: str, labels: Sequence[str]) -> tuple[Candidate, ...]:
     """The candidates every study is compared with: fixed beforehand, never searched."""
     words = manual.words(labels)[0].to_json()

@@ -37,6 +37,12 @@ def read_checkpoint(name: str, revision: str | None = None) -> tuple[Any, Any, s
         raise ModelError(
             f"model: {name!r} is not a masked LM: its tokenizer has no mask token; use a masked LM"
         )
+    fixed = name == BUILTIN or Path(name).expanduser().is_dir()
+    if fixed and revision is not None and revision != found:
+        raise ModelError(
+            f"model: revision {revision!r} of {name!r} asked for, but {found!r} is here; "
+            "give the files of that revision"
+        )
     return model, tokenizer, found
 
 

@@ -1,0 +1,334 @@
+"""A fitted learner as a folder: written, proved in a clean process, loaded. Trains nothing.
+
+`prompt.toml` says what it is, safetensors and JSON hold what was learned, `metrics.json` and
+`provenance.json` how good it is and where it comes from, `README.md` tells people. Run as a module
+(`python -m autoprompt.learners.bundle FOLDER DEVICE`) it answers rows given as JSON on the input:
+so a bundle proves itself before it gets its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from autoprompt.data.task import Example, Task
+from autoprompt.learners import card
+from autoprompt.learners.base import Learner
+from autoprompt.learners.build import CandidateError, build, needs_encoder, needs_model
+from autoprompt.learners.workshop import Workshop
+from autoprompt.models.backbone import ModelError
+from autoprompt.text.verbalizer import Verbalizer
+from search_spaces.candidate import Candidate
+
+SCHEMA = 1
+PROMPT, METRICS, PROVENANCE, CARD = "prompt.toml", "metrics.json", "provenance.json", "README.md"
+PROOF_ROWS = 8
+TOLERANCE = 1e-4  # of a log-probability, between this process and a clean one
+PROOF_SECONDS = 600
+CHUNK = 4096  # rows scored at once
+
+
+class BundleError(ValueError):
+    """A folder that is no bundle of this version, or one that does not answer as it was saved."""
+
+    exit_code = 2
+
+
+class Predictor:
+    """A loaded bundle: texts, or pairs of texts, to label names."""
+
+    def __init__(self, task: Task, learner: Learner) -> None:
+        self.kind = task.kind
+        self.labels = task.labels
+        self._learner = learner
+
+    def predict(self, texts: Sequence[Any]) -> list[str]:
+        """The most probable label of each text, `(text, text_b)` pair or Example."""
+        best = self.scores(self._examples(texts)).argmax(axis=1)
+        return [self.labels[place] for place in best.tolist()]
+
+    def predict_proba(self, texts: Sequence[Any]) -> list[dict[str, float]]:
+        """Every label's probability, for each text, `(text, text_b)` pair or Example."""
+        rows = self.probabilities(self._examples(texts)).tolist()
+        return [dict(zip(self.labels, row, strict=True)) for row in rows]
+
+    def probabilities(self, examples: Sequence[Example]) -> numpy.ndarray:
+        """Probabilities [N, C], columns in the order of `labels`."""
+        return numpy.exp(self.scores(examples))
+
+    def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
+        """Log-probabilities [N, C], columns in the order of `labels`."""
+        parts = [
+            self._learner.scores(examples[start : start + CHUNK])
+            for start in range(0, len(examples), CHUNK)
+        ]
+        return numpy.concatenate(parts) if parts else numpy.zeros((0, len(self.labels)))
+
+    def _examples(self, texts: Sequence[Any]) -> list[Example]:
+        if isinstance(texts, str):
+            raise BundleError("predict: one text given where a list is wanted; write [text]")
+        found = []
+        for number, item in enumerate(texts, start=1):
+            if isinstance(item, str):
+                item = Example(item)
+            elif not isinstance(item, Example):
+                item = Example(*item)
+            if (item.text_b is not None) != (self.kind == "pair"):
+                wanted = "a pair (text, text_b)" if self.kind == "pair" else "a single text"
+                raise BundleError(f"predict: row {number} is not {wanted}; give only such rows")
+            found.append(item)
+        return found
+
+
+def save_bundle(
+    learner: Learner,
+    candidate: Candidate,
+    task: Task,
+    directory: Path,
+    *,
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    workshop: Workshop,
+) -> None:
+    """Write a fitted learner to `directory`, which must not exist.
+
+    It is written beside it under a temporary name, answers up to 8 of the workshop's rows in a
+    clean process, and is renamed only when these answers equal ours. `BundleError` otherwise;
+    OSError (disk full, read-only) passes through.
+    """
+    directory = Path(directory)
+    if directory.exists():
+        raise BundleError(f"bundle: {directory} exists already; choose another name or remove it")
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        described = _describe(learner, candidate, task, partial, workshop)
+        _write_toml(partial / PROMPT, described)
+        _write_json(partial / METRICS, metrics)
+        _write_json(partial / PROVENANCE, provenance)
+        text = card.render_card(described, metrics, provenance)
+        (partial / CARD).write_text(text, encoding="utf-8")
+        _prove(learner, partial, workshop)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load_bundle(directory: str | Path, device: str = "auto") -> Predictor:
+    """Load a bundle; `BundleError` where it is damaged, newer, or of another model revision."""
+    directory = Path(directory)
+    described = read_prompt(directory)
+    _check_files(directory, described)
+    try:
+        task = Task(described["task"]["kind"], tuple(described["task"]["labels"]))
+        candidate = _candidate(described)
+        model = described.get("model", {})
+        workshop = Workshop(
+            task,
+            str(model.get("name", "builtin")),
+            device,
+            str(model.get("precision", "fp32")),
+            revision=model.get("revision") if needs_model(candidate) else None,
+        )
+        learner = build(candidate, task, workshop)
+        _check_model(directory, described, candidate, workshop)
+        learner.load(directory, described.get("learned", {}))
+    except (KeyError, TypeError, CandidateError) as error:
+        raise BundleError(
+            f"bundle: {directory / PROMPT} is incomplete ({error}); export it again"
+        ) from error
+    except ModelError as error:
+        raise BundleError(f"bundle: {directory}: {error}") from error
+    return Predictor(task, learner)
+
+
+def write_metrics(directory: Path, metrics: Mapping[str, Any]) -> None:
+    """Replace a bundle's figures, in `metrics.json` and on its card."""
+    described = read_prompt(directory)
+    provenance = json.loads((directory / PROVENANCE).read_text(encoding="utf-8"))
+    text = card.render_card(described, metrics, provenance)
+    for name, content in ((METRICS, _json(metrics)), (CARD, text)):
+        fresh = directory / f".{name}.new"
+        fresh.write_text(content, encoding="utf-8")
+        fresh.replace(directory / name)
+
+
+def bundle_columns(directory: Path) -> dict[str, str]:
+    """The columns its search read (`text`, `text_b`), {} where it does not say."""
+    try:
+        provenance = json.loads((Path(directory) / PROVENANCE).read_text(encoding="utf-8"))
+        return dict(provenance.get("columns") or {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def read_prompt(directory: Path) -> dict[str, Any]:
+    """What `prompt.toml` says; `BundleError` where there is none of this schema."""
+    path = directory / PROMPT
+    try:
+        described = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"bundle: {directory} has no {PROMPT}; give a folder written by autoprompt export"
+        ) from error
+    except (NotADirectoryError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BundleError(f"bundle: {path} is damaged ({error}); export it again") from error
+    if described.get("schema") != SCHEMA:
+        raise BundleError(
+            f"bundle: {path} has schema {described.get('schema')!r}, this version reads {SCHEMA}; "
+            "use the autoprompt version that wrote it"
+        )
+    return described
+
+
+def _describe(
+    learner: Learner, candidate: Candidate, task: Task, directory: Path, workshop: Workshop
+) -> dict[str, Any]:
+    learned = {k: v for k, v in learner.save(directory).items() if v is not None}
+    prompt = {}
+    if "template" in candidate:
+        verbalizer = Verbalizer.from_json(candidate["words"])
+        prompt = {
+            "template": candidate["template"],
+            "words": [{"label": label, "words": list(words)} for label, words in verbalizer.words],
+        }
+    described: dict[str, Any] = {
+        "schema": SCHEMA,
+        "task": {"kind": task.kind, "labels": list(task.labels)},
+        "prompt": prompt,
+        "settings": {k: v for k, v in candidate.values.items() if k not in ("template", "words")},
+        "learned": learned,
+    }
+    if needs_model(candidate):
+        backbone, folder = workshop.backbone, Path(workshop.model).expanduser()
+        described["model"] = {
+            "name": str(folder.resolve()) if folder.is_dir() else workshop.model,
+            "revision": backbone.revision,
+            "precision": "fp32",  # of answers, whatever it was trained in
+            "max_length": backbone.max_length,
+        }
+    elif needs_encoder(candidate):
+        from autoprompt.models import builtin
+
+        described["model"] = {"name": builtin.PACKAGE, "revision": _encoder_revision()}
+    described["files"] = {p.name: _digest(p) for p in sorted(directory.iterdir()) if p.is_file()}
+    return described
+
+
+def _candidate(described: Mapping[str, Any]) -> Candidate:
+    values = dict(described["settings"])
+    prompt = described.get("prompt") or {}
+    if prompt:
+        pairs = tuple((entry["label"], tuple(entry["words"])) for entry in prompt["words"])
+        values |= {"template": prompt["template"], "words": Verbalizer(pairs).to_json()}
+    return Candidate(values)
+
+
+def _check_files(directory: Path, described: Mapping[str, Any]) -> None:
+    for name, expected in described.get("files", {}).items():
+        path = directory / name
+        if Path(name).name != name or not path.is_file():
+            raise BundleError(f"bundle: {path} is missing; export the bundle again")
+        if _digest(path) != expected:
+            raise BundleError(
+                f"bundle: {path} is not the file that was saved (sha256 differs); "
+                "copy or export the bundle again"
+            )
+
+
+def _check_model(
+    directory: Path, described: Mapping[str, Any], candidate: Candidate, workshop: Workshop
+) -> None:
+    model = described.get("model", {})
+    if needs_model(candidate):
+        found = {"revision": workshop.backbone.revision, "max_length": workshop.backbone.max_length}
+    elif needs_encoder(candidate):
+        found = {"revision": _encoder_revision()}
+    else:
+        return
+    for name, value in found.items():
+        if model[name] != value:
+            raise BundleError(
+                f"bundle: {directory} was made with {name} {model[name]!r} of model "
+                f"{model['name']!r}, but {value!r} is here; install or give that one"
+            )
+
+
+def _encoder_revision() -> str:
+    from autoprompt.models import builtin
+
+    builtin.check_package(builtin.sentence_encoder_path())
+    return builtin.PACKAGE_DIGESTS["model.safetensors"][:12]
+
+
+def _prove(learner: Learner, directory: Path, workshop: Workshop) -> None:
+    """Let a clean process load the folder and answer some of the labelled rows as we do."""
+    step = max(1, len(workshop.labelled) // PROOF_ROWS)
+    rows = workshop.labelled[::step][:PROOF_ROWS]
+    if not rows:
+        rows = (Example("a text", "another" if workshop.task.kind == "pair" else None),)
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    finished = subprocess.run(
+        [sys.executable, "-P", "-m", __name__, str(directory), workshop.device],
+        input=json.dumps([[row.text, row.text_b] for row in rows]),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PROOF_SECONDS,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        check=False,
+    )
+    if finished.returncode != 0:
+        said = finished.stderr.strip().splitlines() or ["nothing said"]
+        raise BundleError(
+            f"bundle: a clean process cannot load it ({said[-1]}); report this with your settings"
+        )
+    theirs = numpy.asarray(json.loads(finished.stdout.splitlines()[-1]))
+    apart = float(numpy.abs(numpy.exp(theirs) - numpy.exp(learner.scores(rows))).max())
+    if not apart <= TOLERANCE:
+        raise BundleError(
+            f"bundle: a clean process gives probabilities {apart:.1e} away from ours "
+            f"(at most {TOLERANCE:.0e} allowed); report this with your settings"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(_json(value), encoding="utf-8")
+
+
+def _write_toml(path: Path, value: Mapping[str, Any]) -> None:
+    import tomli_w
+
+    path.write_text(tomli_w.dumps(value), encoding="utf-8")
+
+
+def _answer() -> None:
+    """Score the rows on the standard input with the bundle named on the command line."""
+    rows = [Example(text, text_b) for text, text_b in json.loads(sys.stdin.read())]
+    scores = load_bundle(sys.argv[1], sys.argv[2]).scores(rows)
+    print(json.dumps(scores.tolist()))
+
+
+if __name__ == "__main__":
+    _answer()

@@ -1,0 +1,99 @@
+"""A bundle's README: what it is, how to use it, how good it is. Writes text, computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoprompt.text.template import parse, render_for_people
+
+FIGURES = ("accuracy", "macro_f1", "mcc")
+
+
+def render_card(
+    described: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> str:
+    """Markdown from what `prompt.toml`, `metrics.json` and `provenance.json` hold."""
+    sections = [
+        f"# Text classifier made by autoprompt\n\n{_about(described)}",
+        _prompt(described),
+        _usage(described),
+        _figures(metrics),
+        _limits(described, provenance),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _about(described: Mapping[str, Any]) -> str:
+    labels = ", ".join(f"`{_plain(label)}`" for label in described["task"]["labels"])
+    what = "pairs of texts" if described["task"]["kind"] == "pair" else "texts"
+    method = described["settings"].get("method", "unknown")
+    model = described.get("model")
+    of = f" on the model `{_plain(model['name'])}` (revision {model['revision']})" if model else ""
+    return f"Labels {what} as one of {labels}. Method `{method}`{of}."
+
+
+def _prompt(described: Mapping[str, Any]) -> str:
+    prompt = described.get("prompt")
+    if not prompt:
+        return ""
+    pair = described["task"]["kind"] == "pair"
+    shown = render_for_people(
+        parse(prompt["template"]), "Your text.", "Your second text." if pair else None
+    )
+    words = "\n".join(
+        f"| {_plain(entry['label'])} | {', '.join(_plain(word) for word in entry['words'])} |"
+        for entry in prompt["words"]
+    )
+    return (
+        f"## Prompt\n\n```\n{prompt['template']}\n```\n\nA text becomes\n\n```\n{shown}\n```\n\n"
+        f"| label | words |\n| --- | --- |\n{words}"
+    )
+
+
+def _usage(described: Mapping[str, Any]) -> str:
+    pair = described["task"]["kind"] == "pair"
+    rows = '[("First text.", "Second text.")]' if pair else '["A text.", "Another text."]'
+    return (
+        "## Use\n\n```python\nfrom autoprompt import load\n\n"
+        "predictor = load('BUNDLE')  # this folder\n"
+        f"print(predictor.predict({rows}))\n```\n\n"
+        "```sh\nautoprompt predict BUNDLE DATA.csv -o predictions.jsonl\n```"
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    lines = []
+    trial = metrics.get("trial")
+    if isinstance(trial, Mapping) and trial.get("mean") is not None:
+        bound = trial.get("lower_bound")
+        sure = f", lower bound (95 %) {bound:.3f}" if bound is not None else ""
+        lines.append(
+            f"Cross-validated on the labelled rows: {trial.get('metric')} {trial['mean']:.3f}"
+            f"{sure} over {trial.get('blocks')} blocks."
+        )
+    for opening in metrics.get("test") or []:
+        if opening.get("subset") != "all":
+            continue
+        values = ", ".join(f"{key} {opening[key]:.3f}" for key in FIGURES if key in opening)
+        lines.append(
+            f"Test, opening {opening.get('opening')}: {values} on {opening.get('n')} rows."
+        )
+    return "## Figures\n\n" + "\n\n".join(lines) if lines else ""
+
+
+def _limits(described: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    rows = provenance.get("labelled_rows")
+    seen = f"It was made from {rows} labelled rows. " if rows else ""
+    return (
+        f"## Limits\n\n{seen}Texts unlike those may get a confident wrong label, and it always "
+        "answers with one of its labels. Probabilities are not calibrated to frequencies. "
+        "Check it on texts of your own before you rely on it."
+    )
+
+
+def _plain(text: str) -> str:
+    """A user's name on one line of Markdown."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")

@@ -289,21 +289,23 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _usage(error: Any) -> int:
+    """Click's own complaint in our one line; no arguments at all is a question, not a mistake."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 0
+    return _fail(f"{error.format_message()} (see autoprompt --help)", 2)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command line; return the exit code. Every expected failure is one line on stderr."""
-    import click
-
+    usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException
     try:
         if "search" in arguments[:1]:
             arguments = spread_values(arguments)
         result = app(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 0
-    except click.ClickException as error:
-        return _fail(f"{error.format_message()} (see autoprompt --help)", error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted; the same command continues", _INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
@@ -314,6 +316,8 @@ def run(arguments: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror}; free or unlock the disk and run it again", 75)
     except BaseException as error:
+        if isinstance(error, usage_error):
+            return _usage(error)
         code = getattr(error, "exit_code", None)
         if code is None:
             raise

@@ -117,6 +117,7 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
         resolve_precision(config.train.precision, device),
         prepared.rows,
         unlabeled=prepared.unlabeled,
+        multi_token=config.words.multi_token,
     )
     versions = studies.versions(workshop)
     record, pools, space = freeze(

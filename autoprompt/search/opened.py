@@ -58,6 +58,7 @@ class OpenRun:
             resolve_precision(settings.config.train.precision, device),
             self.labelled(),
             unlabeled=self.folder.read_unlabeled(),
+            multi_token=settings.config.words.multi_token,
         )
 
 

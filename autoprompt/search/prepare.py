@@ -201,7 +201,7 @@ def freeze(
             settings=settings.fixed(),
             space=space.to_dict(),
             model=settings.model,
-            model_revision=workshop.revision,
+            model_revision=workshop.backbone.revision,
             folds=prepared.folds,
             versions=versions,
         )

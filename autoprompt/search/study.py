@@ -20,10 +20,11 @@ from autoprompt.search.choices import TEMPLATE, WORDS, Pools
 from autoprompt.search.pruners import wilcoxon
 from autoprompt.search.samplers import derived_seed, tpe
 from search_spaces.candidate import Candidate
-from search_spaces.dimension import Choice
+from search_spaces.dimension import Choice, Integer
 from search_spaces.space import Space
 from storage import queries
-from storage.store import Store, StoreUnavailable, safe_url
+from storage.connection import explained
+from storage.store import Store
 
 #: A trial whose process died this often is taken to kill its process: it is failed for good.
 MOST_RETRIES = 3
@@ -34,15 +35,11 @@ log = logging.getLogger(__name__)
 @contextmanager
 def database_errors(url: str) -> Iterator[None]:
     """Optuna's and SQLAlchemy's database failures as StoreUnavailable (exit code 75)."""
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        raise StoreUnavailable(
-            f"--storage {safe_url(url)}: {reason}; run the same command again when the database "
-            "can be written"
-        ) from error
+    with explained(sqlalchemy.engine.make_url(url)):
+        try:
+            yield
+        except optuna.exceptions.StorageInternalError as error:
+            raise error.__cause__ or error from None
 
 
 def open_study(url: str, name: str, seed: int, *, for_sampling: bool = True) -> optuna.study.Study:
@@ -90,34 +87,36 @@ def typical(space: Space, method: str) -> dict[str, Any]:
     for dimension in space.dimensions:
         if dimension.name in (TEMPLATE, WORDS, "method"):
             continue
+        if not all(values.get(parent) in options for parent, options in dimension.when):
+            continue
         if isinstance(dimension, Choice):
             values[dimension.name] = dimension.options[(len(dimension.options) - 1) // 2]
         else:
             low, high = dimension.low, dimension.high
             middle = (low * high) ** 0.5 if dimension.log else (low + high) / 2
-            values[dimension.name] = type(low)(round(middle) if isinstance(low, int) else middle)
-    if "calibration" in values and method == "zero_shot":
+            values[dimension.name] = round(middle) if isinstance(dimension, Integer) else middle
+    if method == "zero_shot" and "prior" in _options(space, "calibration"):
         values["calibration"] = "prior"
-    return space.active(values)
+    return {name: value for name, value in values.items() if name in space.active(values)}
 
 
 def enqueue_first(study: optuna.study.Study, space: Space, pools: Pools) -> int:
     """Enqueue the user's and the default prompts for every prompt method, then the best ranked."""
-    methods = _options(space, "method")
+    methods = space.methods
     count = 0
     for template, words in pools.first:
         for method in methods:
             values = typical(space, method)
             if template:
                 values |= {TEMPLATE: template, WORDS: words}
-            study.enqueue_trial(space.params(space.active(values)), skip_if_exists=True)
+            study.enqueue_trial(space.params(values), skip_if_exists=True)
             count += 1
     return count
 
 
 def _options(space: Space, name: str) -> tuple[Any, ...]:
-    dimension = next(d for d in space.dimensions if d.name == name)
-    return dimension.options if isinstance(dimension, Choice) else ()
+    found = (d for d in space.dimensions if d.name == name and isinstance(d, Choice))
+    return tuple(option for dimension in found for option in dimension.options)
 
 
 def put_back(study: optuna.study.Study, store: Store, study_id: int) -> int:

@@ -47,6 +47,7 @@ def check(
     from autoprompt.data import checks
     from autoprompt.data.readers import Columns, read
     from autoprompt.models.builtin import count_tokens
+    from autoprompt.terminal import check_lines
 
     columns = Columns(text, text_b, label)
     report = checks.check(
@@ -55,9 +56,9 @@ def check(
         unlabeled=read(unlabeled, Columns(text, text_b), labelled=False, lenient=True)
         if unlabeled
         else None,
-        count_tokens=count_tokens,
+        count_tokens=lambda example: count_tokens(example.text, example.text_b),
     )
-    _print_document(report.to_dict(), as_json, checks.lines(report))
+    _print_document(report.to_dict(), as_json, check_lines(report.to_dict()))
     if report.fatal:
         raise typer.Exit(3)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import Columns, read, read_stream
-from autoprompt.report.leaderboard import Row, first_line, table
+from autoprompt.report.leaderboard import Row, first_line, table, winner, words_line
 from autoprompt.search.clock import Clock
 from autoprompt.search.settings import Options
 
@@ -108,11 +108,12 @@ def run_predict(
     predictor = load_bundle(bundle, device)
     probabilities = predictor.probabilities(examples)
     labels = predictor.labels
-    rows = [
-        {"label": max(zip(row, labels), key=lambda pair: pair[0])[1]}
-        | ({"proba": dict(zip(labels, (round(float(p), 6) for p in row)))} if proba else {})
-        for row in probabilities
-    ]
+    rows: list[dict[str, Any]] = []
+    for row in probabilities:
+        found: dict[str, Any] = {"label": labels[int(row.argmax())]}
+        if proba:
+            found["proba"] = {label: round(float(p), 6) for label, p in zip(labels, row)}
+        rows.append(found)
     if output is None:
         _write_jsonl(sys.stdout, rows)
         return
@@ -134,21 +135,42 @@ def _write_jsonl(file: Any, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
-    """First the answer, then the table, as wide as the terminal."""
-    from rich.console import Console
-    from rich.table import Table
+    """First the answer and its prompt, then one line a trial."""
+    best = winner(rows)
+    lines = [first_line(rows)]
+    if best and best.template:
+        lines += [f"  template  {best.template}", f"  words     {words_line(best.label_words)}"]
+    heads, table_rows = table(rows)
+    kept = [heads.index(name) for name in heads if name != "label words"]
+    cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(kept) - 1)]
+    lines.append("")
+    for row in cells:
+        padded = [cell.ljust(width) for cell, width in zip(row, widths)]
+        lines.append("  ".join([*padded, row[-1]]).rstrip())
+    if most is not None and len(table_rows) > most:
+        lines.append(f"({len(table_rows) - most} more in `autoprompt leaderboard`)")
+    return lines
 
-    heads, lines = table(rows)
-    drawn = Table(*heads, box=None, pad_edge=False, header_style="bold")
-    for line in lines[:most]:
-        drawn.add_row(*line)
-    console = Console(highlight=False, markup=False)
-    with console.capture() as captured:
-        console.print(drawn)
-    shown = [text.rstrip() for text in captured.get().splitlines()]
-    if most is not None and len(lines) > most:
-        shown.append(f"… {len(lines) - most} more: autoprompt leaderboard")
-    return [first_line(rows), "", *shown]
+
+def check_lines(document: dict[str, Any]) -> list[str]:
+    """Counts first, then what is wrong, then what is doubtful."""
+    lines = []
+    for name, rows in document["rows"].items():
+        labels = document["labels"].get(name, {})
+        counts = ", ".join(f"{label} {count}" for label, count in labels.items())
+        repeated = document["duplicates"][name]
+        lines.append(
+            f"{name}: {rows} rows" + (f" ({counts})" if counts else "") + f", {repeated} repeated"
+        )
+    lines += [f"{pair}: {count} rows in both" for pair, count in document["overlaps"].items()]
+    lines.append(
+        f"longest: {document['longest']} {document['longest_unit']} ({document['longest_place']})"
+    )
+    lines.append(f"metric: objective.metric = {document['recommended_metric']}")
+    lines += [f"warning: {text}" for text in document["warnings"]]
+    lines += [f"error: {text}" for text in document["fatal"]]
+    return lines
 
 
 def status_lines(document: dict[str, Any]) -> list[str]:

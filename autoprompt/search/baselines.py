@@ -32,7 +32,8 @@ def run_blocks(
     Returns its values over the blocks it now has, and the tokens processed.
     """
     stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, stage)
-    tokens, values = 0, []
+    tokens = 0
+    values: list[float] = []
     for index in range(blocks):
         if index in stored:
             found = stored[index].metrics

@@ -190,6 +190,11 @@ def _search(
         store.update_study(bench.study_id, stage="search")
 
     ended: list[Told] = []
+
+    def tell(told: Told) -> None:
+        ended.append(told)
+        listener.told(told)
+
     while count < wanted:
         slowest = max(bench.seconds.values(), default=0.0)
         reserve = BUNDLE_SECONDS + 2 * slowest if config.final.train else 0.0
@@ -208,7 +213,7 @@ def _search(
             space=space,
             pools=pools,
             deadline=clock.deadline(reserve if complete else 0.0),
-            told=lambda told: (ended.append(told), listener.told(told))[0],
+            told=tell,
         )
         optuna_study.optimize(objective, n_trials=1, catch=(TrialFailed,))
         count += len(ended)

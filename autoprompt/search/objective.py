@@ -94,7 +94,7 @@ class Bench:
 
     def start(self, candidate: Candidate, *, optuna_number: int | None, baseline: bool) -> int:
         """A row for this candidate; returns its trial id."""
-        values = dict(candidate.values)
+        values: dict[str, Any] = dict(candidate.values)
         words = values.pop("words", None)
         return self.store.start_trial(
             self.study_id,

@@ -45,7 +45,6 @@ def serve(url: str, *, host: str = "127.0.0.1", port: int = 8080) -> None:
         storage = _optuna_storage(url)
         with _server(optuna_dashboard.wsgi(storage), host, port) as server:
             notes = Notes(store, storage)
-            notes.refresh()
             done = threading.Event()
             keeper = threading.Thread(
                 target=_keep_fresh, args=(notes, done), name="dashboard-notes", daemon=True
@@ -100,11 +99,12 @@ class Notes:
                 for one in queries.trials(self._store, record.id)
                 if one.optuna_number is not None
             }
+            attributes = _Attributes(study)
             for frozen in study.get_trials(deepcopy=False):
                 row = trials.get(frozen.number)
                 if row is None:
                     continue
-                target = _NotedTrial(study, frozen._trial_id)
+                target = _NotedTrial(study, frozen._trial_id, attributes)
                 count += self._write(record.name, frozen.number, target, views.note(row))
         return count
 
@@ -125,14 +125,32 @@ class _NotedTrial:
     """What optuna-dashboard reads of a trial to find its note. An `optuna.Trial` would ask the
     sampler for a search space, once for every trial of the study."""
 
-    def __init__(self, study: Any, trial_id: int) -> None:
+    def __init__(self, study: Any, trial_id: int, attributes: _Attributes) -> None:
         self.study = study
-        self.storage = study._storage
+        self.storage = attributes
         self._trial_id = trial_id
 
 
+class _Attributes:
+    """A study's attributes, read once and written through. Each note otherwise reads all notes:
+    twenty seconds for 500 trials."""
+
+    def __init__(self, study: Any) -> None:
+        self._storage = study._storage
+        self._found = self._storage.get_study_system_attrs(study._study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._found
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._storage.set_study_system_attr(study_id, key, value)
+        self._found[key] = value
+
+
 def _keep_fresh(notes: Notes, done: threading.Event) -> None:
-    while not done.wait(REFRESH):
+    wait = 0.0
+    while not done.wait(wait):
+        wait = REFRESH
         try:
             notes.refresh()
         except Exception:  # a locked database must not end the dashboard; the next look may work

@@ -56,7 +56,11 @@ def test_serve_shows_the_study_with_a_note_on_every_trial(tmp_path):
     try:
         (listed,) = get(port, "/api/studies")["study_summaries"]
         assert listed["study_name"] == "tickets"
-        study = get(port, f"/api/studies/{listed['study_id']}?after=0")
+        for _ in range(100):  # the server answers at once, the notes follow
+            study = get(port, f"/api/studies/{listed['study_id']}?after=0")
+            if study["trials"][-1]["note"]["body"]:
+                break
+            time.sleep(0.1)
         assert len(study["trials"]) == 12
         for trial in study["trials"]:
             assert "…your text…" in trial["note"]["body"]
@@ -77,11 +81,13 @@ def test_refresh_writes_once_and_respects_a_persons_note(tmp_path):
     assert app.Notes(built.store, storage).refresh() == 13
     assert app.Notes(built.store, storage).refresh() == 0
     (first, *_) = built.optuna_study.get_trials(deepcopy=False)
-    target = app._NotedTrial(built.optuna_study, first._trial_id)
+    attributes = app._Attributes(built.optuna_study)
+    target = app._NotedTrial(built.optuna_study, first._trial_id, attributes)
     optuna_dashboard.save_note(target, "mine")
     optuna_dashboard.save_note(built.optuna_study, "")
     assert app.Notes(built.store, storage).refresh() == 1
-    assert optuna_dashboard.get_note(target) == "mine"
+    seen = app._NotedTrial(built.optuna_study, first._trial_id, app._Attributes(built.optuna_study))
+    assert optuna_dashboard.get_note(seen) == "mine"
     built.store.close()
 
 

@@ -81,6 +81,7 @@ class Workshop:
         """
         import torch
 
+        self.backbone.reset()  # also for answers in hand: the caller multiplies them by its words
         source = str(template)
         wanted = [(source, masks, e.text, e.text_b) for e in examples]
         missing = dict.fromkeys(key for key in wanted if key not in self._answers)
@@ -102,7 +103,6 @@ class Workshop:
     ) -> int:
         from autoprompt.models.reading import read_answers
 
-        self.backbone.reset()
         rows = [
             self.backbone.encode(render(template, text, text_b), masks)
             for _, _, text, text_b in keys

@@ -26,8 +26,10 @@ def run_blocks(
     stage: str,
     blocks: int,
     deadline: float | None,
+    limit: float | None = None,
 ) -> tuple[list[float], int]:
-    """Score the blocks of `stage` that the candidate lacks, the first two whatever the deadline.
+    """Score the blocks of `stage` that the candidate lacks: all that end before `deadline`, and
+    the first two in any case, unless `limit` passes (TimeoutError).
 
     Returns its values over the blocks it now has, and the tokens processed.
     """
@@ -44,7 +46,7 @@ def run_blocks(
             if late and len(values) >= FEWEST_BLOCKS:
                 break
             part = bench.block(stage, index)
-            found, used = bench.run_block(candidate, part)
+            found, used = bench.run_block(candidate, part, limit)
             tokens += used
             bench.store.record_block(
                 row, stage=stage, block=index, seed=part.seed, fold=part.fold, metrics=found
@@ -58,10 +60,16 @@ def run_baselines(
     candidates: Sequence[Candidate],
     *,
     confirm_blocks: int,
-    deadline: float | None,
+    seconds: float | None,
     told: Callable[[Told], None],
 ) -> None:
-    """Every baseline's row, finished. An interrupted one is continued on its own row."""
+    """Every baseline's row, finished. An interrupted one is continued on its own row.
+
+    seconds: what they may take together; a slow one then gets fewer blocks, and is failed when
+    it could not even have two in twice that time.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    limit = None if seconds is None else time.monotonic() + 2 * seconds
     stage = CONFIRM if confirm_blocks else SEARCH
     blocks = confirm_blocks or bench.base_blocks
     rows = {
@@ -81,10 +89,18 @@ def run_baselines(
         tokens, state, error = 0, "complete", None
         try:
             values, tokens = run_blocks(
-                bench, number, candidate, stage=stage, blocks=blocks, deadline=deadline
+                bench,
+                number,
+                candidate,
+                stage=stage,
+                blocks=blocks,
+                deadline=deadline,
+                limit=limit,
             )
         except StoreUnavailable:
             raise
+        except TimeoutError:
+            state, error = "failed", "there was no time for two blocks; give more minutes"
         except Exception as problem:  # a rival that cannot run must not cost the study
             state, error = "failed", f"{type(problem).__name__}: {problem}".splitlines()[0]
         seconds = time.monotonic() - began

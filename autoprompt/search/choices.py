@@ -6,6 +6,7 @@ Knows proposals and learners, not Optuna. The sampler later sees short ids (`t00
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from autoprompt.data.task import Example, Task
+from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
@@ -27,7 +29,7 @@ TEMPLATE, WORDS, FIRST = "template", "words", "first"
 MOST_PROPOSED_TEMPLATES = 16
 MOST_PROPOSED_WORDS = 8
 #: Rows that rank the pools by zero-shot score: enough to order them, few enough for a CPU.
-RANKING_ROWS = 96
+RANKING_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,14 @@ def build_pools(
 ) -> Pools:
     """Gather, propose, rank by zero-shot score on the labelled rows, and number the pools.
 
-    seconds: about how long the proposals may take; None = as long as they need (so that a run
+    seconds: about how long proposing and ranking may take; None = as long as they need (so that a run
     without a time limit does not depend on the machine's speed).
     """
     from autoprompt.proposals.infill import propose_templates
     from autoprompt.proposals.label_words import propose_words
 
     backbone = workshop.backbone
+    deadline = None if seconds is None else time.monotonic() + seconds
     for verbalizer in asked.words:
         check_words(verbalizer, backbone.tokenizer, multi_token)
     words = [(v.to_json(), "user") for v in asked.words]
@@ -144,7 +147,7 @@ def build_pools(
             guide,
             count=MOST_PROPOSED_TEMPLATES,
             seed=seed,
-            seconds=seconds,
+            seconds=None if seconds is None else seconds / 2,
         ):
             templates.append((proposal.text, proposal.source))
 
@@ -153,7 +156,7 @@ def build_pools(
         *_numbered(WORDS, "v{:02d}", words),
     )
     say("ranking the prompts by zero-shot score")
-    return _rank(entries, workshop, task, rows, seed)
+    return _rank(entries, workshop, task, rows, seed, deadline)
 
 
 def _usable(words: str, tokenizer: Any, multi_token: str) -> bool:
@@ -180,9 +183,12 @@ def _rank(
     task: Task,
     rows: Sequence[Example],
     seed: int,
+    deadline: float | None,
 ) -> Pools:
     """Score every pair zero-shot (calibrated mean log-probability of the gold label), give each
     entry the best score of its pairs, and order the pairs: the user's own, the default, the best.
+
+    Templates that the deadline leaves no time for stay in the pool without a score.
     """
     sample = list(rows)
     if len(sample) > RANKING_ROWS:
@@ -192,29 +198,24 @@ def _rank(
     words = [entry for entry in entries if entry.kind == WORDS]
     pairs: dict[tuple[str, str], float] = {}
     for template in templates:
+        if pairs and deadline is not None and time.monotonic() > deadline:
+            break
         for word in words:
-            learner = build(
-                Candidate(
-                    {
-                        "method": "zero_shot",
-                        "template": template.text,
-                        "words": word.text,
-                        "trainable": "none",
-                        "calibration": "prior",
-                    }
-                ),
-                task,
-                workshop,
-            )
+            values = {"template": template.text, "words": word.text, "trainable": "none"}
+            learner = build(Candidate({"method": "zero_shot"} | values), task, workshop)
             learner.fit(sample, seed=seed)
-            scores = learner.scores(sample)
+            scores = learner.scores(sample)  # [N, C] log-probabilities
+            calibrated = log_softmax(scores - np.log(np.exp(scores).mean(axis=0) + 1e-12))
             pairs[template.short_id, word.short_id] = float(
-                scores[np.arange(len(gold)), gold].mean()
+                calibrated[np.arange(len(gold)), gold].mean()
             )
     scored = tuple(
         replace(
             entry,
-            score=round(max(score for pair, score in pairs.items() if entry.short_id in pair), 6),
+            score=max(
+                (round(score, 6) for pair, score in pairs.items() if entry.short_id in pair),
+                default=None,
+            ),
         )
         for entry in entries
     )
@@ -233,7 +234,7 @@ def _rank(
             short_id=f"f{i:02d}",
             text=f"{template} {words}",
             source="rank",
-            score=round(pairs[template, words], 6),
+            score=round(pairs[template, words], 6) if (template, words) in pairs else None,
         )
         for i, (template, words) in enumerate(ordered)
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,7 +147,7 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
             bench,
             baselines(prepared.task.kind, prepared.task.labels),
             confirm_blocks=config.confirm.blocks,
-            deadline=time.monotonic() + BASELINE_SHARE * clock.total if clock.total else None,
+            seconds=BASELINE_SHARE * clock.total if clock.total else None,
             told=listener.told,
         )
         _search(bench, optuna_study, space, pools, prepared, listener, clock)

@@ -26,7 +26,7 @@ from storage.records import StudyRecord
 from storage.store import Store, StudyMismatch, safe_url
 
 #: Share of a time budget that the proposals may take at most.
-PROPOSAL_SHARE = 0.15
+PROPOSAL_SHARE = 0.2
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def build_pools(
 ) -> Pools:
     """Gather, propose, rank by zero-shot score on the labelled rows, and number the pools.
 
-    seconds: about how long proposing and ranking may take; None = as long as they need (so that a run
-    without a time limit does not depend on the machine's speed).
+    seconds: about how long proposing and ranking may take; None = as long as they need (so that a
+    run without a time limit does not depend on the machine's speed).
     """
     from autoprompt.proposals.infill import propose_templates
     from autoprompt.proposals.label_words import propose_words

@@ -98,6 +98,8 @@ class RunFolder:
         write_rows(self.rows, rows)
         if unlabeled:
             write_rows(self.unlabeled, unlabeled)
+        else:
+            self.unlabeled.unlink(missing_ok=True)  # left by a start that never got to run.toml
         self.write_manifest(manifest)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ known, so the same command continues wherever an earlier one ended.
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +19,19 @@ from autoprompt.data.readers import Table
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
-from autoprompt.search.choices import Pools, read_asked
+from autoprompt.search.choices import Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import confirm, expected_seconds
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, TrialFailed
 from autoprompt.search.prepare import Prepared, freeze, known_study, open_space, prepare
 from autoprompt.search.settings import Options
+from autoprompt.search.stop import Stopped, interruptible
 from search_spaces.dimension import Choice
 from search_spaces.space import Space
 from storage import queries
 from storage.records import StudyRecord
-from storage.store import Store
+from storage.store import Store, StoreUnavailable
 
 #: Seconds kept for training and verifying the bundle, before any block has been timed.
 BUNDLE_SECONDS = 15.0
@@ -45,14 +45,6 @@ class NoSuccess(RuntimeError):
     """Not one trial could be completed."""
 
     exit_code = 4
-
-
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not an Exception: nothing on the way may take it for a failed trial."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -71,39 +63,24 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
     folder = RunFolder(options.out)
     with folder.locked(), interruptible():
         prepared = prepare(data, options, folder, listener.say)
+        settings = prepared.settings
+        space = open_space(settings)
+        asked = read_asked(settings.templates, settings.words, settings.config.space, prepared.task)
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,
         ):
-            return _run(prepared, store, listener, clock)
+            return _run(prepared, space, asked, store, listener, clock)
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM as `Stopped` inside; handlers as before outside. Main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _frame: object) -> None:
-        raise Stopped(128 + number)
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> StudyRecord:
+def _run(
+    prepared: Prepared, space: Space, asked: Asked, store: Store, listener: Listener, clock: Clock
+) -> StudyRecord:
     from autoprompt.learners.build import baselines
     from autoprompt.learners.workshop import Workshop
     from autoprompt.models.device import resolve_device, resolve_precision
 
     settings, config = prepared.settings, prepared.settings.config
-    space = open_space(settings)
-    asked = read_asked(settings.templates, settings.words, config.space, prepared.task)
     record = known_study(prepared, store)
     clock.minutes = config.budget.minutes
     clock.spent = record.seconds if record else 0.0
@@ -139,8 +116,6 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
         back = studies.put_back(optuna_study, store, record.id)
         if back:
             listener.say(f"{back} interrupted trial(s) put back")
-        if not optuna_study.get_trials(deepcopy=False):
-            studies.enqueue_first(optuna_study, space, pools)
         listener.say("baselines")
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
         run_baselines(
@@ -158,10 +133,12 @@ def _run(prepared: Prepared, store: Store, listener: Listener, clock: Clock) -> 
         _final(best, prepared, store, record, workshop, listener, clock)
         store.update_study(record.id, stage="done", seconds=clock.seconds)
     except (Stopped, KeyboardInterrupt):
-        studies.put_back(optuna_study, store, record.id)
+        with suppress(StoreUnavailable, optuna.exceptions.StorageInternalError):
+            studies.put_back(optuna_study, store, record.id, died=False)
         raise
     finally:
-        store.update_study(record.id, seconds=clock.seconds)
+        with suppress(StoreUnavailable):  # must not hide why the run ends
+            store.update_study(record.id, seconds=clock.seconds)
     return known_study(prepared, store) or record
 
 
@@ -194,6 +171,7 @@ def _search(
         ended.append(told)
         listener.told(told)
 
+    firsts = deque(studies.first_params(space, pools))
     while count < wanted:
         slowest = max(bench.seconds.values(), default=0.0)
         reserve = BUNDLE_SECONDS + 2 * slowest if config.final.train else 0.0
@@ -214,6 +192,7 @@ def _search(
             deadline=clock.deadline(reserve if complete else 0.0),
             told=tell,
         )
+        studies.enqueue_next(optuna_study, firsts)
         optuna_study.optimize(objective, n_trials=1, catch=(TrialFailed,))
         count += len(ended)
         for told in ended:
@@ -276,7 +255,14 @@ def _final(
     listener.say(f"training trial {best.trial} on all {len(prepared.rows)} labelled rows")
     store.update_study(record.id, stage="final", seconds=clock.seconds)
     write_bundle(
-        prepared.folder.bundle, best, store, record, prepared.task, prepared.rows, workshop
+        prepared.folder.bundle,
+        best,
+        store,
+        record,
+        prepared.task,
+        prepared.rows,
+        workshop,
+        prepared.manifest["columns"],
     )
 
 

@@ -202,8 +202,8 @@ class Objective:
         except TimeoutError:
             finish("pruned", "the time for searching was over")
             raise optuna.TrialPruned from None
-        except StoreUnavailable:
-            raise
+        except (StoreUnavailable, optuna.exceptions.StorageInternalError):
+            raise  # the database's trouble, not the candidate's: the row is put back
         except Exception as problem:
             finish("failed", f"{type(problem).__name__}: {problem}".splitlines()[0])
             raise TrialFailed from problem

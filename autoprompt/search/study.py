@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from search_spaces.dimension import Choice, Integer
 from search_spaces.space import Space
 from storage import queries
 from storage.connection import explained
+from storage.records import TrialRecord
 from storage.store import Store
 
 #: A trial whose process died this often is taken to kill its process: it is failed for good.
@@ -100,18 +102,27 @@ def typical(space: Space, method: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in space.active(values)}
 
 
-def enqueue_first(study: optuna.study.Study, space: Space, pools: Pools) -> int:
-    """Enqueue the user's and the default prompts for every prompt method, then the best ranked."""
-    methods = space.methods
-    count = 0
+def first_params(space: Space, pools: Pools) -> list[dict[str, Any]]:
+    """What is tried first: the user's and the default prompts for every prompt method, then the
+    best ranked."""
+    found = []
     for template, words in pools.first:
-        for method in methods:
+        for method in space.methods:
             values = typical(space, method)
             if template:
                 values |= {TEMPLATE: template, WORDS: words}
-            study.enqueue_trial(space.params(values), skip_if_exists=True)
-            count += 1
-    return count
+            found.append(space.params(values))
+    return found
+
+
+def enqueue_next(study: optuna.study.Study, firsts: deque[dict[str, Any]]) -> None:
+    """Enqueue the next of `firsts` that the study has not seen, unless something waits already.
+
+    One at a time: Optuna takes what waits in order of number, so a trial that is put back would
+    come after all of them, and after a small budget's end.
+    """
+    while firsts and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial(firsts.popleft(), skip_if_exists=True)
 
 
 def _options(space: Space, name: str) -> tuple[Any, ...]:
@@ -119,49 +130,74 @@ def _options(space: Space, name: str) -> tuple[Any, ...]:
     return tuple(option for dimension in found for option in dimension.options)
 
 
-def put_back(study: optuna.study.Study, store: Store, study_id: int) -> int:
+def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bool = True) -> int:
     """Fail every RUNNING trial of this host and enqueue its parameters again; return how many.
 
     The caller holds the run's lock, so no live process of this host owns them. The retry carries
     the row of ours (`trial_id`): it continues it, reuses its blocks and counts once. A trial whose
-    row was already finished lost only Optuna's copy of the value: that is told now.
+    row was already finished lost only Optuna's copy of the value: that is told now. A row left
+    running by a trial that Optuna could still fail (the database was away for ours) comes back too.
+    Every step may be the last one of this process: doing it all again changes nothing.
+
+    died: whether its process died under the trial, which it is not given many chances to do.
     """
-    rows = {row.optuna_number: row for row in queries.trials(store, study_id) if not row.baseline}
-    waiting = {
-        trial.user_attrs.get("retry_of")
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-    }
+    rows = [row for row in queries.trials(store, study_id) if not row.baseline]
+    by_number = {row.optuna_number: row for row in rows}
+    by_id = {row.id: row for row in rows}
+    everything = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    waiting = [t for t in everything.values() if t.state == TrialState.WAITING]
+    replaced = {trial.user_attrs.get("retry_of") for trial in waiting}
+    carried = {trial.user_attrs.get("trial_id") for trial in waiting}
     count = 0
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        row = rows.get(trial.number)
-        if row is not None and row.versions.get("host", _host()) != _host():
+
+    def enqueue(trial: optuna.trial.FrozenTrial, row: TrialRecord | None, retries: int) -> None:
+        attributes: dict[str, Any] = {"retry_of": trial.number, "retries": retries}
+        if row is not None:
+            attributes["trial_id"] = row.id
+            carried.add(row.id)
+        # what was enqueued and not yet suggested is kept as well
+        params = dict(trial.system_attrs.get("fixed_params", {})) | dict(trial.params)
+        study.enqueue_trial(params, user_attrs=attributes)
+
+    for trial in everything.values():
+        if trial.state != TrialState.RUNNING:
             continue
-        if row is not None and row.state in ("complete", "pruned", "failed"):
+        # a retry that had not taken its row over yet knows it by id alone
+        row = by_number.get(trial.number) or by_id.get(trial.user_attrs.get("trial_id", -1))
+        if row is not None and row.versions.get("host", _host()) != _host():
+            carried.add(row.id)
+            continue
+        if row is not None and row.state != "running":
             _tell(study, trial.number, row.state, _value(row, store, study_id))
             continue
-        retries = int(trial.user_attrs.get("retries", 0)) + 1
+        retries = int(trial.user_attrs.get("retries", 0)) + died
         if retries > MOST_RETRIES:
             if row is not None:
-                store.finish_trial(
-                    row.id,
-                    state="failed",
-                    seconds=0.0,
-                    tokens=0,
-                    peak_memory=0,
-                    error=f"its process died {retries} times; see its settings",
-                )
-        elif trial.number not in waiting:
-            attributes: dict[str, Any] = {"retry_of": trial.number, "retries": retries}
-            row_id = row.id if row is not None else trial.user_attrs.get("trial_id")
-            if row_id is not None:
-                attributes["trial_id"] = row_id
-            study.enqueue_trial(dict(trial.params), user_attrs=attributes)
+                _fail(store, row.id, f"its process died {retries} times; see its settings")
+                carried.add(row.id)
+        elif trial.number not in replaced:
+            enqueue(trial, row, retries)
             count += 1
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    for row in rows:
+        left = row.state == "running" and row.id not in carried
+        if not left or row.versions.get("host", _host()) != _host():
+            continue
+        known = everything.get(-1 if row.optuna_number is None else row.optuna_number)
+        if known is None:
+            _fail(store, row.id, "its trial is gone from the sampler's study")
+        else:
+            enqueue(known, row, int(known.user_attrs.get("retries", 0)))
+            count += 1
     return count
 
 
-def _value(row: Any, store: Store, study_id: int) -> float | None:
+def _fail(store: Store, row_id: int, error: str) -> None:
+    store.finish_trial(row_id, state="failed", seconds=0.0, tokens=0, peak_memory=0, error=error)
+
+
+def _value(row: TrialRecord, store: Store, study_id: int) -> float | None:
     record = next(s for s in queries.studies(store) if s.id == study_id)
     values = [
         block.metrics[record.metric]

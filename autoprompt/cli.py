@@ -191,6 +191,8 @@ def dashboard(
 
     with opened.open_run(run) as found:
         url = found.url
+    typer.echo(f"http://{host}:{port}/")
+    typer.echo(f"http://{host}:{port}/ (Ctrl-C ends)")
     serve(url, host=host, port=port)
 
 

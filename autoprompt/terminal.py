@@ -8,10 +8,11 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autoprompt.data.readers import Columns, read, read_stream
+from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
 from autoprompt.report.leaderboard import Row, first_line, table, winner, words_line
 from autoprompt.search.clock import Clock
 from autoprompt.search.settings import Options
@@ -60,22 +61,16 @@ def run_search(data: str, options: Options) -> tuple[dict[str, Any], list[str]]:
 
 
 def run_test(path: Path, data: str, columns: Columns, again: bool) -> dict[str, Any]:
-    from autoprompt.search.opened import open_run
+    from autoprompt.search.opened import examine, open_run
 
     with open_run(path) as run, run.folder.locked():
         from autoprompt.search import exam
 
         exam.refuse_second(run.store, run.study, run.folder, again)
-        known = run.columns
-        wanted = Columns(
-            columns.text or known.text, columns.text_b or known.text_b, columns.label or known.label
-        )
-        found = read(data, wanted)
+        found = _read(data, columns, run.columns, run.task.kind)
         run.task.label_ids(found.examples)
         quiet()
-        return exam.examine(
-            found, run.folder, run.store, run.study, run.task, run.labelled(), run.workshop()
-        )
+        return examine(run, found)
 
 
 def run_report(path: Path) -> list[str]:
@@ -96,14 +91,14 @@ def run_predict(
     bundle: Path, data: str, output: Path | None, proba: bool, columns: Columns, device: str
 ) -> None:
     """Write one line a text, to `output` or stdout."""
-    from autoprompt.learners.bundle import bundle_columns, load_bundle
+    from autoprompt.learners.bundle import bundle_columns, load_bundle, read_prompt
 
-    known = Columns(**bundle_columns(bundle))
-    wanted = Columns(columns.text or known.text, columns.text_b or known.text_b)
+    kind = read_prompt(bundle).get("task", {}).get("kind", "single")
     if data == "-":
         examples = read_stream(sys.stdin)
     else:
-        examples = read(data, wanted, labelled=False).examples
+        known = Columns(**bundle_columns(bundle))
+        examples = _read(data, columns, known, kind, labelled=False).examples
     quiet()
     predictor = load_bundle(bundle, device)
     probabilities = predictor.probabilities(examples)
@@ -127,6 +122,28 @@ def run_predict(
         else:
             _write_jsonl(file, rows)
     temporary.replace(output)
+
+
+def _read(
+    source: str, given: Columns, known: Columns, kind: str, *, labelled: bool = True
+) -> Table:
+    """Read by the columns given, else by those of the search, else by the usual names.
+
+    A second text that happens to be there is no part of a task of single texts.
+    """
+    wanted = Columns(
+        given.text or known.text, given.text_b or known.text_b, given.label or known.label
+    )
+    try:
+        found = read(source, wanted, labelled=labelled)
+    except ColumnError as error:
+        try:
+            found = read(source, given, labelled=labelled)
+        except ColumnError:
+            raise error from None
+    if kind == "single" and given.text_b is None:
+        return replace(found, examples=tuple(replace(e, text_b=None) for e in found.examples))
+    return found
 
 
 def _write_jsonl(file: Any, rows: Iterable[dict[str, Any]]) -> None:
@@ -191,11 +208,16 @@ def test_lines(document: dict[str, Any]) -> list[str]:
     low, high = document["ci95"]
     rows = [("winner", document), *((row["method"], row) for row in document["baselines"])]
     clean = document["without_overlap"]
+    both = 0 < clean["n"] < document["n"]
     lines = [
         f"accuracy {document['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}) on "
         f"{document['n']} rows, trial {document['trial']}",
         f"{document['overlap']} rows are also labelled rows"
-        + (f"; without them accuracy {clean['accuracy']:.3f}" if document["overlap"] else ""),
+        + (
+            f"; without them accuracy {clean['accuracy']:.3f}"
+            if 0 < clean["n"] < document["n"]
+            else ""
+        ),
         "",
         f"{'':<14}{'accuracy':>9}{'macro F1':>9}{'MCC':>8}",
     ]

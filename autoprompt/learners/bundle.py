@@ -54,20 +54,21 @@ class Predictor:
 
     def predict(self, texts: Sequence[Any]) -> list[str]:
         """The most probable label of each text, `(text, text_b)` pair or Example."""
-        best = self.scores(self._examples(texts)).argmax(axis=1)
+        best = self.scores(texts).argmax(axis=1)
         return [self.labels[place] for place in best.tolist()]
 
     def predict_proba(self, texts: Sequence[Any]) -> list[dict[str, float]]:
         """Every label's probability, for each text, `(text, text_b)` pair or Example."""
-        rows = self.probabilities(self._examples(texts)).tolist()
+        rows = self.probabilities(texts).tolist()
         return [dict(zip(self.labels, row, strict=True)) for row in rows]
 
-    def probabilities(self, examples: Sequence[Example]) -> numpy.ndarray:
+    def probabilities(self, texts: Sequence[Any]) -> numpy.ndarray:
         """Probabilities [N, C], columns in the order of `labels`."""
-        return numpy.exp(self.scores(examples))
+        return numpy.exp(self.scores(texts))
 
-    def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
+    def scores(self, texts: Sequence[Any]) -> numpy.ndarray:
         """Log-probabilities [N, C], columns in the order of `labels`."""
+        examples = self._examples(texts)
         parts = [
             self._learner.scores(examples[start : start + CHUNK])
             for start in range(0, len(examples), CHUNK)

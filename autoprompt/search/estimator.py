@@ -146,7 +146,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
     ) -> dict[str, Any]:
         """Open test data once: winner and baselines. Raises RunError for a second time."""
         from autoprompt.search import exam
-        from autoprompt.search.opened import open_run
+        from autoprompt.search.opened import examine, open_run
 
         check_is_fitted(self, "classes_")
         with open_run(self.run_) as run, run.folder.locked():
@@ -158,9 +158,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             else:
                 found = table(X, y)
             run.task.label_ids(found.examples)
-            return exam.examine(
-                found, run.folder, run.store, run.study, run.task, run.labelled(), run.workshop()
-            )
+            return examine(run, found)
 
     def export(self, bundle: str | Path, trial: int | None = None) -> Path:
         """Write the winner (or another trial) as a folder for `autoprompt.load`."""

@@ -5,7 +5,7 @@ All learners are fixed beforehand; nothing here feeds back into a choice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,6 +48,8 @@ def examine(
     task: Task,
     labelled: Sequence[Example],
     workshop: Workshop,
+    *,
+    columns: Mapping[str, str],
 ) -> dict[str, Any]:
     """Train what is missing, score everything on the table, record the opening.
 
@@ -59,7 +61,8 @@ def examine(
     if best is None:
         raise RunError(f"test {folder.path}: no trial is complete yet; run the search first")
     if bundle_trial(folder.bundle) != best.trial:
-        write_bundle(folder.bundle, best, store, study, task, labelled, workshop)
+        columns = folder.read_manifest()["columns"]
+        write_bundle(folder.bundle, best, store, study, task, labelled, workshop, columns)
     scorers: list[tuple[Row, Scorer]] = [(best, load_bundle(folder.bundle, workshop.device))]
     for row in board:
         if row.baseline and row.state == "complete":
@@ -74,6 +77,8 @@ def examine(
     for row, scorer in scorers:
         predicted = np.argmax(scorer.scores(table.examples), axis=1).tolist()
         for subset, kept in (("all", range(len(truth))), ("clean", clean)):
+            if not kept:
+                continue  # every row is a labelled one: there is no clean figure
             values = metrics([truth[i] for i in kept], [predicted[i] for i in kept], task.labels)
             found.append(
                 {
@@ -111,13 +116,14 @@ def document(found: Sequence[dict[str, Any]], opening: int) -> dict[str, Any]:
     def figures(row: dict[str, Any]) -> dict[str, Any]:
         return {name: row[name] for name in METRICS}
 
-    own, clean = of("all", False)[0], of("clean", False)[0]
+    own, clean = of("all", False)[0], of("clean", False)
+    nothing = {**dict.fromkeys(METRICS), "n": 0}
     return {
         **figures(own),
         "n": own["n"],
         "ci95": list(accuracy_ci95(own["accuracy"], own["n"])),
         "overlap": own["overlap"],
-        "without_overlap": {**figures(clean), "n": clean["n"]},
+        "without_overlap": {**figures(clean[0]), "n": clean[0]["n"]} if clean else nothing,
         "trial": own["trial_id"],
         "method": own["method"],
         "times_tested": opening,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,12 @@ def write_bundle(
     task: Task,
     examples: Sequence[Example],
     workshop: Workshop,
+    columns: Mapping[str, str],
 ) -> None:
     """Train the row's candidate on all labelled rows, verify and save it as `directory`.
 
-    An older bundle there is replaced only when the new one is complete.
+    An older bundle there is replaced only when the new one is complete. columns: those of the
+    search's data, the defaults of `predict`.
     """
     candidate = candidate_of(store, study, row.trial)
     learner = train_on_all(candidate, task, examples, workshop, study.seed)
@@ -64,7 +67,7 @@ def write_bundle(
         task,
         fresh,
         metrics=bundle_metrics(store, study, row),
-        provenance=provenance(study, row, examples, workshop),
+        provenance=provenance(study, row, examples, workshop, columns),
         workshop=workshop,
     )
     old = directory.with_name(directory.name + ".old")
@@ -73,6 +76,15 @@ def write_bundle(
         directory.rename(old)
     fresh.rename(directory)
     shutil.rmtree(old, ignore_errors=True)
+    prompt = directory / "prompt.toml"
+    store.add_artifact(
+        study.id,
+        row.trial,
+        "bundle",
+        str(directory),
+        hashlib.sha256(prompt.read_bytes()).hexdigest(),
+        sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()),
+    )
 
 
 def bundle_metrics(store: Store, study: StudyRecord, row: Row) -> dict[str, Any]:
@@ -99,9 +111,16 @@ def bundle_metrics(store: Store, study: StudyRecord, row: Row) -> dict[str, Any]
 
 
 def provenance(
-    study: StudyRecord, row: Row, examples: Sequence[Example], workshop: Workshop
+    study: StudyRecord,
+    row: Row,
+    examples: Sequence[Example],
+    workshop: Workshop,
+    columns: Mapping[str, str],
 ) -> dict[str, Any]:
-    """provenance.json: where the bundle comes from. No text, no password."""
+    """provenance.json: where the bundle comes from. No text, no password.
+
+    columns: those the search read, which `predict` looks for first.
+    """
     return {
         "study": study.name,
         "trial": row.trial,
@@ -110,6 +129,7 @@ def provenance(
         "model_revision": study.model_revision,
         "data_digest": digest(examples),
         "labelled_rows": len(examples),
+        "columns": {name: columns[name] for name in ("text", "text_b") if name in columns},
         "pool_digest": study.pool_digest,
         "settings_digest": study.settings_digest,
         "versions": study.versions,

@@ -61,7 +61,7 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
     Raises the module errors with their `exit_code`; after any of them the same command continues.
     """
     folder = RunFolder(options.out)
-    with folder.locked(), interruptible():
+    with folder.locked(), interruptible(), studies.quiet_optuna():
         prepared = prepare(data, options, folder, listener.say)
         settings = prepared.settings
         space = open_space(settings)
@@ -99,7 +99,9 @@ def _run(
     record, pools, space = freeze(
         prepared, store, record, workshop, asked, space, versions, listener.say, clock
     )
-    optuna_study = studies.open_study(prepared.url, prepared.study_name, settings.seed)
+    optuna_study = studies.open_study(
+        prepared.url, prepared.study_name, settings.seed, record.metric
+    )
     bench = Bench(
         store=store,
         study_id=record.id,
@@ -158,6 +160,7 @@ def _search(
     mine = [row for row in queries.trials(store, bench.study_id) if not row.baseline]
     finished = [row for row in mine if row.state in ("complete", "pruned", "failed")]
     count, complete = len(finished), sum(row.state == "complete" for row in finished)
+    failed = sum(row.state == "failed" for row in finished)
     seen = {row.candidate.digest for row in finished}
     size = _size(space)
     wanted = math.inf if config.budget.trials is None else config.budget.trials
@@ -197,9 +200,10 @@ def _search(
         count += len(ended)
         for told in ended:
             complete += told.state == "complete"
+            failed += told.state == "failed"
             seen.add(told.candidate.digest)
         store.update_study(bench.study_id, seconds=clock.seconds)
-        if count >= HOPELESS and not complete and all(r.state == "failed" for r in ended):
+        if failed == count >= HOPELESS:
             break
 
 

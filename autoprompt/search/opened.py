@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprompt.data.readers import Columns
+from autoprompt.data.readers import Columns, Table
 from autoprompt.data.task import Example, Task
 from autoprompt.report.leaderboard import Row, first_line, rows, winner
 from autoprompt.search.folder import RunError, RunFolder
@@ -142,5 +142,30 @@ def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
         write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
         temporary.rename(bundle)
     else:
-        write_bundle(bundle, chosen, run.store, run.study, run.task, run.labelled(), run.workshop())
+        write_bundle(
+            bundle,
+            chosen,
+            run.store,
+            run.study,
+            run.task,
+            run.labelled(),
+            run.workshop(),
+            run.manifest["columns"],
+        )
     return chosen
+
+
+def examine(run: OpenRun, table: Table) -> dict[str, Any]:
+    """Score winner and baselines on the test table and record the opening. Loads the model."""
+    from autoprompt.search import exam
+
+    return exam.examine(
+        table,
+        run.folder,
+        run.store,
+        run.study,
+        run.task,
+        run.labelled(),
+        run.workshop(),
+        columns=run.manifest["columns"],
+    )

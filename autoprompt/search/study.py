@@ -35,6 +35,17 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna's line per trial off inside, as it was outside."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextmanager
 def database_errors(url: str) -> Iterator[None]:
     """Optuna's and SQLAlchemy's database failures as StoreUnavailable (exit code 75)."""
     with explained(sqlalchemy.engine.make_url(url)):
@@ -60,9 +71,10 @@ def open_study(url: str, name: str, seed: int, *, for_sampling: bool = True) -> 
             load_if_exists=True,
             pruner=wilcoxon(),
         )
-        if for_sampling:
-            count = len(study.get_trials(deepcopy=False))
-            study.sampler = tpe(derived_seed(seed, "sampler", count))
+        if study.metric_names is None:
+            study.set_metric_names([metric])
+    count = len(study.get_trials(deepcopy=False))
+    study.sampler = tpe(derived_seed(seed, "sampler", count))
     return study
 
 

@@ -213,11 +213,7 @@ def test_lines(document: dict[str, Any]) -> list[str]:
         f"accuracy {document['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}) on "
         f"{document['n']} rows, trial {document['trial']}",
         f"{document['overlap']} rows are also labelled rows"
-        + (
-            f"; without them accuracy {clean['accuracy']:.3f}"
-            if 0 < clean["n"] < document["n"]
-            else ""
-        ),
+        + (f"; without them accuracy {clean['accuracy']:.3f}" if both else ""),
         "",
         f"{'':<14}{'accuracy':>9}{'macro F1':>9}{'MCC':>8}",
     ]

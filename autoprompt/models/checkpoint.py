@@ -48,6 +48,7 @@ def read_checkpoint(name: str, revision: str | None = None) -> tuple[Any, Any, s
 
 def _read_folder_or_hub(name: str, revision: str | None) -> tuple[Any, Any, str]:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
     folder = Path(name).expanduser()
@@ -79,7 +80,7 @@ def _read_folder_or_hub(name: str, revision: str | None) -> tuple[Any, Any, str]
                 **options,
             )
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(_not_loaded(name, error)) from error
     _check_complete(name, model, report["missing_keys"])
     if folder.is_dir():

@@ -1,0 +1,119 @@
+"""Tiny random checkpoints of every family, made here; no downloads. Their answers mean nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SENTENCE = (
+    "a the it was is great terrible good bad okay story film plot moving boring dull brave actor "
+    "yes no maybe very truly ! , . ? :"
+)
+WORDS = SENTENCE.split()
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # answers that differ visibly from row to row
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and small machines share their cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder with a random masked LM of a family and its tokenizer; made once per session."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(family: str, **changes: Any) -> Path:
+        key = family, json.dumps(changes, sort_keys=True)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(family)
+            _save(family, changes, made[key])
+        return made[key]
+
+    return make
+
+
+def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    tokenizer = _tokenizer(family)
+    values = dict(SMALL) | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if family == "distilbert":
+        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers"}
+        names |= {"num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
+        values = {names.get(name, name): value for name, value in values.items()}
+    if family in ("albert", "electra"):
+        values["embedding_size"] = 16
+    if family == "deberta-v2":
+        values |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+        values |= {"type_vocab_size": 0, "position_biased_input": False, "share_att_key": True}
+    if family in ("roberta", "xlm-roberta"):
+        values["type_vocab_size"] = 1
+    if family == "modernbert":
+        values |= {"global_attn_every_n_layers": 2, "local_attention": 8}
+        for name in ("cls", "bos", "sep", "eos"):
+            values[f"{name}_token_id"] = tokenizer.cls_token_id
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(values | changes))
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(family: str) -> Any:
+    from transformers import AlbertTokenizer, BertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
+
+    if family in ("roberta", "modernbert"):
+        vocabulary, merges = _byte_pairs()
+        return RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
+    if family == "xlm-roberta":
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        return XLMRobertaTokenizer(vocab=_unigrams(special), model_max_length=64)
+    if family == "albert":
+        special = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+        return AlbertTokenizer(vocab=_unigrams(special), model_max_length=64)
+    letters = sorted({letter for word in WORDS for letter in word})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters]
+    pieces += [f"##{letter}" for letter in letters]
+    names = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    return BertTokenizer(vocab=names, model_max_length=64)
+
+
+def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        min_frequency=1,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    base.train_from_iterator([" " + " ".join(WORDS), *WORDS], trainer)
+    state = json.loads(base.to_str())["model"]
+    return state["vocab"], [tuple(merge) for merge in state["merges"]]
+
+
+def _unigrams(special: list[str]) -> list[tuple[str, float]]:
+    letters = sorted({letter for word in WORDS for letter in word} | {"▁"})
+    pieces = [(name, 0.0) for name in special] + [(f"▁{word}", -3.0) for word in WORDS]
+    return pieces + [(letter, -9.0) for letter in letters]

@@ -1,0 +1,212 @@
+"""Bundles: they answer the same in a clean process, and damage is found before it misleads."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from autoprompt.data.task import Example, Task
+from autoprompt.learners import bundle
+from autoprompt.learners.build import build
+from autoprompt.learners.bundle import (
+    BundleError,
+    bundle_columns,
+    load_bundle,
+    save_bundle,
+    write_metrics,
+)
+from autoprompt.learners.workshop import Workshop
+from autoprompt.text.verbalizer import Verbalizer
+from search_spaces.candidate import Candidate
+
+TASK = Task("single", ("bad | one", "good"))
+ROWS = [Example(t, label="good") for t in ("a great story", "good film !", "very moving")]
+ROWS += [Example(t, label="bad | one") for t in ("a terrible story", "bad film !", "very dull")]
+TEXTS = [Example(t) for t in ("maybe a good plot", "dull", "the actor was brave , very brave !")]
+WORDS = Verbalizer((("bad | one", ("terrible",)), ("good", ("great", "moving"))))
+PROMPT = {"template": "{text} It was {mask}.", "words": WORDS.to_json()}
+CANDIDATES = {
+    "zero_shot": {"trainable": "none", "calibration": "prior", **PROMPT},
+    "hard": {
+        "trainable": "all",
+        "calibration": "none",
+        "learning_rate": 1e-3,
+        "steps": 4,
+        "batch_size": 4,
+        "weight_decay": 0.1,
+        **PROMPT,
+    },
+    "fine_tuning": {"learning_rate": 1e-3, "steps": 4, "batch_size": 4},
+    "tfidf": {},
+    "tfidf_nb": {},
+    "majority": {},
+    "embeddings": {},
+}
+PROVENANCE = {"trial": 7, "labelled_rows": 6, "columns": {"text": "body"}}
+
+
+@pytest.fixture
+def workshop(tiny_checkpoint: Callable[..., Path]) -> Workshop:
+    return Workshop(TASK, str(tiny_checkpoint("bert")), "cpu", "bf16", ROWS)
+
+
+def saved(method: str, workshop: Workshop, directory: Path) -> Any:
+    """Fit and save without the clean process, which has a test of its own."""
+    candidate = Candidate({"method": method} | CANDIDATES[method])
+    learner = build(candidate, TASK, workshop)
+    learner.fit(ROWS, seed=0)
+    save_bundle(
+        learner,
+        candidate,
+        TASK,
+        directory,
+        metrics={},
+        provenance=PROVENANCE,
+        workshop=workshop,
+    )
+    return learner
+
+
+@pytest.fixture
+def unproved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "_prove", lambda *_: None)
+
+
+@pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize("method", list(CANDIDATES))
+def test_loaded_bundles_answer_as_saved(method: str, workshop: Workshop, tmp_path: Path) -> None:
+    learner = saved(method, workshop, tmp_path / "made")
+    predictor = load_bundle(tmp_path / "made", device="cpu")
+    expected = learner.scores(TEXTS)
+    numpy.testing.assert_allclose(predictor.scores(TEXTS), expected, atol=2e-5)
+    backwards = predictor.scores(TEXTS[::-1])[::-1]
+    alone = numpy.concatenate([predictor.scores([text]) for text in TEXTS])
+    numpy.testing.assert_allclose(backwards, expected, atol=1e-4)
+    numpy.testing.assert_allclose(alone, expected, atol=1e-4)
+    assert predictor.labels == TASK.labels
+    texts = [text.text for text in TEXTS]
+    assert predictor.predict(texts) == [TASK.labels[i] for i in expected.argmax(axis=1)]
+    shown = predictor.predict_proba(texts)[0]
+    assert list(shown) == list(TASK.labels)
+    assert sum(shown.values()) == pytest.approx(1.0)
+    assert predictor.predict([]) == []
+
+
+def test_a_clean_process_proves_it(workshop: Workshop, tmp_path: Path) -> None:
+    learner = saved("hard", workshop, tmp_path / "made")
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == [
+        "README.md",
+        "metrics.json",
+        "prompt.toml",
+        "provenance.json",
+        "weights.safetensors",
+    ]
+    described = tomllib.loads((tmp_path / "made" / "prompt.toml").read_text())
+    assert described["schema"] == 1
+    assert described["task"]["labels"] == list(TASK.labels)
+    assert described["prompt"]["words"][1] == {"label": "good", "words": ["great", "moving"]}
+    assert described["model"]["revision"] == workshop.backbone.revision
+    assert learner.scores(TEXTS).shape == (3, 2)
+
+
+def test_one_that_answers_otherwise_gets_no_name(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoprompt.learners.prompted import Prompted
+
+    def forgetful(self: Prompted, directory: Path) -> dict[str, Any]:
+        return {"calibration_prior": [0.9, 0.1]}  # not the prior it answers with
+
+    monkeypatch.setattr(Prompted, "save", forgetful)
+    with pytest.raises(BundleError, match="away from ours"):
+        saved("zero_shot", workshop, tmp_path / "made")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unproved")
+def test_an_existing_folder_is_kept(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    with pytest.raises(BundleError, match="exists already"):
+        saved("majority", workshop, tmp_path / "made")
+
+
+def edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+@pytest.mark.usefixtures("unproved")
+def test_damage_is_named(workshop: Workshop, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    saved("hard", workshop, made)
+    prompt, weights = made / "prompt.toml", made / "weights.safetensors"
+    whole, bits = prompt.read_text(), weights.read_bytes()
+
+    def refused(message: str) -> None:
+        with pytest.raises(BundleError, match=message) as caught:
+            load_bundle(made, device="cpu")
+        assert caught.value.exit_code == 2
+        assert "\n" not in str(caught.value)
+
+    weights.write_bytes(bits[:-1] + bytes([bits[-1] ^ 1]))
+    refused("weights.safetensors is not the file")
+    weights.unlink()
+    refused("weights.safetensors is missing")
+    weights.write_bytes(bits)
+    edit(prompt, "schema = 1", "schema = 2")
+    refused("schema 2, this version reads 1")
+    prompt.write_text(whole)
+    edit(prompt, workshop.backbone.revision, "0" * 12)
+    refused("revision")
+    prompt.write_text(whole)
+    edit(prompt, 'kind = "single"', "")
+    refused("incomplete")
+    prompt.write_text(whole)
+    edit(prompt, '"weights.safetensors" =', '"../weights.safetensors" =')
+    refused("missing")
+    prompt.write_text("schema = ")
+    refused("damaged")
+    prompt.unlink()
+    refused("no prompt.toml")
+    with pytest.raises(BundleError, match=r"no prompt\.toml"):
+        load_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("unproved")
+def test_rows_of_the_wrong_kind(workshop: Workshop, tmp_path: Path) -> None:
+    saved("majority", workshop, tmp_path / "made")
+    predictor = load_bundle(tmp_path / "made")
+    with pytest.raises(BundleError, match="row 2 is not a single text"):
+        predictor.predict(["one", ("two", "three")])
+    with pytest.raises(BundleError, match="list"):
+        predictor.predict("one")
+
+
+@pytest.mark.usefixtures("unproved")
+def test_the_card_says_what_it_is_and_figures_can_be_renewed(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    saved("zero_shot", workshop, made)
+    card = (made / "README.md").read_text()
+    assert "Your text. It was [MASK]." in card
+    assert "bad \\| one" in card
+    assert "6 labelled rows" in card
+    assert "Figures" not in card
+    trial = {"mean": 0.8, "metric": "accuracy", "lower_bound": None, "blocks": 8}
+    opening = {"subset": "all", "opening": 1, "accuracy": 0.75, "macro_f1": 0.7, "n": 500}
+    write_metrics(made, {"trial": trial, "test": [opening]})
+    card = (made / "README.md").read_text()
+    assert "accuracy 0.800 over 8 blocks" in card
+    assert "accuracy 0.750, macro_f1 0.700 on 500 rows" in card
+    assert json.loads((made / "metrics.json").read_text())["test"][0]["n"] == 500
+    assert load_bundle(made, device="cpu").labels == TASK.labels
+    assert bundle_columns(made) == {"text": "body"}
+    assert bundle_columns(tmp_path) == {}

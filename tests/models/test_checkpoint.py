@@ -1,0 +1,147 @@
+"""Loading checkpoints: a random head, another kind of model or none is refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoprompt.models.backbone import ModelError
+from autoprompt.models.checkpoint import folder_digest, read_checkpoint
+from autoprompt.models.masked import load_masked
+
+
+def refused(name: str | Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_masked(str(name), device="cpu", precision="fp32")
+    message = str(caught.value)
+    assert message.startswith("model: ")
+    assert str(name) in message
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+    return message
+
+
+def copy(source: Path, target: Path) -> Path:
+    return Path(shutil.copytree(source, target))
+
+
+@pytest.mark.parametrize(
+    ("family", "absent"),
+    [
+        ("bert", "cls.predictions"),
+        ("roberta", "lm_head"),
+        ("distilbert", "vocab_"),
+        ("albert", "predictions"),
+        ("electra", "generator_"),
+        ("deberta-v2", "cls.predictions"),
+        ("modernbert", "head.dense"),
+        ("xlm-roberta", "lm_head"),
+    ],
+)
+def test_absent_head_weights_are_named(
+    family: str, absent: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    folder = copy(tiny_checkpoint(family), tmp_path / "headless")
+    AutoModelForMaskedLM.from_pretrained(folder).base_model.save_pretrained(folder)
+    message = refused(folder)
+    assert "lacks" in message
+    assert absent in message
+
+
+def test_electra_discriminator_is_no_masked_lm(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, ElectraForPreTraining
+
+    folder = copy(tiny_checkpoint("electra"), tmp_path / "discriminator")
+    ElectraForPreTraining(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    assert "generator_" in refused(folder)
+
+
+def test_half_precision_checkpoints_are_computed_in_full(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    folder = copy(tiny_checkpoint("bert"), tmp_path / "half")
+    AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    model, _, _ = read_checkpoint(str(folder))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "bart"])
+def test_other_kinds_of_models_are_no_masked_lm(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    assert "not a masked LM" in refused(tmp_path)
+
+
+def test_a_decoder_bert_is_no_masked_lm(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoConfig
+
+    folder = copy(tiny_checkpoint("bert"), tmp_path / "decoder")
+    config = AutoConfig.from_pretrained(folder)
+    config.is_decoder = True
+    config.save_pretrained(folder)
+    assert "not a masked LM" in refused(folder)
+
+
+def test_a_tokenizer_without_mask_is_refused(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    source = tiny_checkpoint("bert")
+    folder = copy(source, tmp_path / "maskless")
+    plain = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"))
+    (folder / "tokenizer_config.json").unlink()
+    plain.save_pretrained(folder)
+    assert "no mask token" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "a/b/c", "not a name!"])
+def test_names_that_are_nothing(name: str) -> None:
+    assert "folder" in refused(name)
+
+
+def test_an_empty_folder_and_a_truncated_file(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "cannot be loaded" in refused(empty)
+    broken = copy(tiny_checkpoint("bert"), tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "cannot be loaded" in refused(broken)
+
+
+def test_pickled_weights_are_not_read(tiny_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = copy(tiny_checkpoint("bert"), tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"never opened")
+    assert "safetensors" in refused(folder)
+
+
+def test_revision_of_a_folder_follows_its_content(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = tiny_checkpoint("bert")
+    folder = copy(source, tmp_path / "copy")
+    assert folder_digest(folder) == folder_digest(source)
+    revision = load_masked(str(folder), device="cpu", precision="fp32").revision
+    assert revision == folder_digest(source)
+    with pytest.raises(ModelError, match="revision 'other'"):
+        load_masked(str(folder), device="cpu", precision="fp32", revision="other")
+    with (folder / "config.json").open("a") as handle:
+        handle.write("\n")
+    assert folder_digest(folder) != revision

@@ -1,0 +1,104 @@
+"""Layout of prompts: the tokenizer's own frame, the mask by id, truncation, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprompt.models.inputs import InputError, PromptEncoder, collate
+from autoprompt.text.template import Piece, parse, render
+from autoprompt.text.truncation import TruncationError
+
+FAMILIES = ("bert", "roberta", "albert", "xlm-roberta")
+
+
+@pytest.fixture(params=FAMILIES)
+def tokenizer(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_checkpoint(request.param))
+
+
+def prompt(encoder: PromptEncoder, template: str, text: str, text_b: str | None = None) -> Any:
+    return encoder.encode(render(parse(template), text, text_b))
+
+
+def test_prompts_without_a_mask_are_framed_as_the_tokenizer_does(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    for texts in (("a good film",), ("a good film", "it was great")):
+        whole = tokenizer(*texts, return_token_type_ids=True)
+        found = encoder.encode_plain(*texts)
+        assert list(found.ids) == whole["input_ids"]
+        types = whole.get("token_type_ids")
+        assert list(found.segments) == (types or [0] * len(found.ids))
+        assert found.masks == (0,)
+
+
+def test_mask_is_one_id_between_separately_tokenised_pieces(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    found = prompt(encoder, "{text} it was {mask}.", "a good film")
+    assert [p for p, i in enumerate(found.ids) if i == tokenizer.mask_token_id] == [found.masks[0]]
+    before = tokenizer.decode(found.ids[: found.masks[0]], skip_special_tokens=True)
+    assert before.strip() == "a good film it was"
+    after = found.ids[found.masks[0] + 1 :]
+    assert tokenizer.decode(after, skip_special_tokens=True).strip() == "."
+
+
+def test_a_mask_in_the_text_is_only_text(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    hostile = f"good {tokenizer.mask_token} film {tokenizer.sep_token}"
+    found = prompt(encoder, "{mask} {text}", hostile)
+    assert found.ids.count(tokenizer.mask_token_id) == 1
+    assert found.ids.count(tokenizer.sep_token_id) == 1
+    assert found.ids[found.masks[0]] == tokenizer.mask_token_id
+
+
+def test_several_masks_stand_together(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    pieces = render(parse("{text} {mask}."), "good")
+    one, three = encoder.encode(pieces), encoder.encode(pieces, 3)
+    assert three.masks == tuple(range(one.masks[0], one.masks[0] + 3))
+    assert len(three.ids) == len(one.ids) + 2
+
+
+def test_truncation_keeps_mask_and_literals(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 16)
+    found = prompt(encoder, "{text}?{sep}{mask}, {text_b}", "good " * 90, "bad " * 50)
+    assert len(found.ids) == 16
+    assert found.ids[found.masks[0]] == tokenizer.mask_token_id
+    words = tokenizer.decode(found.ids, skip_special_tokens=True)
+    assert "good" in words
+    assert "bad" in words
+    assert "?" in words
+    with pytest.raises(TruncationError):
+        prompt(PromptEncoder(tokenizer, 5), "it was very very good {text} {mask}", "good")
+
+
+def test_soft_tokens_need_a_prompt_method(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match=r"\{soft:4\}"):
+        prompt(PromptEncoder(tokenizer, 64), "{text} {soft:4} {mask}", "good")
+
+
+def test_empty_sides_and_texts(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    single = prompt(encoder, "{text} {mask}", "good")
+    assert encoder.encode([*render(parse("{text} {mask}"), "good"), Piece("sep")]) == single
+    assert len(prompt(encoder, "{text} {mask}", "").masks) == 1
+
+
+def test_batches_pad_on_the_right(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    rows = [encoder.encode_plain("good"), encoder.encode_plain("a good film", "it was great")]
+    batch = collate(rows, 9, segments=True)
+    for number, row in enumerate(rows):
+        length = len(row.ids)
+        assert tuple(batch.input_ids[number, :length].tolist()) == row.ids
+        assert set(batch.input_ids[number, length:].tolist()) <= {9}
+        assert batch.attention_mask[number].tolist() == [1] * length + [0] * (
+            batch.input_ids.shape[1] - length
+        )
+    assert batch.mask_positions.tolist() == [[0], [0]]
+    assert collate(rows, 9).token_type_ids is None

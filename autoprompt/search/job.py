@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 
 from autoprompt.data.readers import Table
+from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
@@ -129,10 +130,16 @@ def _run(
         )
         _search(bench, optuna_study, space, pools, prepared, listener, clock)
         _confirm(bench, prepared, record, listener, clock)
-        best = winner(rows(store, record))
-        if best is None:
-            raise NoSuccess(_why_nothing(store, record))
-        _final(best, prepared, store, record, workshop, listener, clock)
+        while True:
+            best = winner(rows(store, record))
+            if best is None:
+                raise NoSuccess(_why_nothing(store, record))
+            try:
+                _final(best, prepared, store, record, workshop, listener, clock)
+                break
+            except LearnerError as problem:  # it cannot be trained on all rows: the next best
+                listener.say(f"trial {best.trial} failed: {problem}")
+                studies.fail(store, best.trial, str(problem))
         store.update_study(record.id, stage="done", seconds=clock.seconds)
     except (Stopped, KeyboardInterrupt):
         with suppress(StoreUnavailable, optuna.exceptions.StorageInternalError):
@@ -250,11 +257,12 @@ def _final(
     listener: Listener,
     clock: Clock,
 ) -> None:
-    from autoprompt.search.final import bundle_trial, write_bundle
+    from autoprompt.search.final import bundle_trial, sweep, write_bundle
 
     if not prepared.settings.config.final.train:
         return
     if bundle_trial(prepared.folder.bundle) == best.trial:
+        sweep(prepared.folder.bundle)
         return
     listener.say(f"training trial {best.trial} on all {len(prepared.rows)} labelled rows")
     store.update_study(record.id, stage="final", seconds=clock.seconds)

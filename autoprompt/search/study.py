@@ -55,7 +55,7 @@ def database_errors(url: str) -> Iterator[None]:
             raise error.__cause__ or error from None
 
 
-def open_study(url: str, name: str, seed: int, *, for_sampling: bool = True) -> optuna.study.Study:
+def open_study(url: str, name: str, seed: int, metric: str) -> optuna.study.Study:
     """Create or load the Optuna study beside our tables.
 
     The sampler's seed differs by the number of trials already there: a resumed run continues
@@ -185,7 +185,7 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
         retries = int(trial.user_attrs.get("retries", 0)) + died
         if retries > MOST_RETRIES:
             if row is not None:
-                _fail(store, row.id, f"its process died {retries} times; see its settings")
+                fail(store, row.id, f"its process died {retries} times; see its settings")
                 carried.add(row.id)
         elif trial.number not in replaced:
             enqueue(trial, row, retries)
@@ -198,14 +198,15 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
             continue
         known = everything.get(-1 if row.optuna_number is None else row.optuna_number)
         if known is None:
-            _fail(store, row.id, "its trial is gone from the sampler's study")
+            fail(store, row.id, "its trial is gone from the sampler's study")
         else:
             enqueue(known, row, int(known.user_attrs.get("retries", 0)))
             count += 1
     return count
 
 
-def _fail(store: Store, row_id: int, error: str) -> None:
+def fail(store: Store, row_id: int, error: str) -> None:
+    """Fail a row, costs and blocks kept."""
     store.finish_trial(row_id, state="failed", seconds=0.0, tokens=0, peak_memory=0, error=error)
 
 

@@ -34,10 +34,8 @@ from storage import queries
 from storage.records import StudyRecord
 from storage.store import Store, StoreUnavailable
 
-#: Seconds kept for training and verifying the bundle, before any block has been timed.
-BUNDLE_SECONDS = 15.0
 #: Shares of a time budget that the baselines and the confirmation may take at most.
-BASELINE_SHARE, CONFIRM_SHARE = 0.2, 0.3
+BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.25
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -97,6 +95,7 @@ def _run(
         multi_token=config.words.multi_token,
     )
     versions = studies.versions(workshop)
+    startup = _startup(workshop, clock)
     record, pools, space = freeze(
         prepared, store, record, workshop, asked, space, versions, listener.say, clock
     )
@@ -114,6 +113,7 @@ def _run(
         seeds=config.blocks.seeds,
         seed=settings.seed,
         versions=versions,
+        startup=startup,
     )
     try:
         back = studies.put_back(optuna_study, store, record.id)
@@ -151,6 +151,12 @@ def _run(
     return known_study(prepared, store) or record
 
 
+def _startup(workshop: Any, clock: Clock) -> float:
+    """Seconds from the call's start until the model is there: what a clean process will take."""
+    workshop.backbone  # noqa: B018  loads it
+    return clock.seconds - clock.spent
+
+
 def _search(
     bench: Bench,
     optuna_study: optuna.study.Study,
@@ -183,8 +189,7 @@ def _search(
 
     firsts = deque(studies.first_params(space, pools))
     while count < wanted:
-        slowest = max(bench.seconds.values(), default=0.0)
-        reserve = BUNDLE_SECONDS + 2 * slowest if config.final.train else 0.0
+        reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and complete and clock.total is not None:
             board = rows(store, _record(store, bench))
             cost = expected_seconds(bench, board, config.confirm.top, config.confirm.blocks)
@@ -235,13 +240,12 @@ def _confirm(
         return
     listener.say(f"confirming the best on {config.confirm.blocks} fresh blocks")
     bench.store.update_study(record.id, stage="confirm", seconds=clock.seconds)
-    slowest = max(bench.seconds.values(), default=0.0)
     done = confirm(
         bench,
         board,
         top=config.confirm.top,
         blocks=config.confirm.blocks,
-        deadline=clock.deadline(BUNDLE_SECONDS + 2 * slowest),
+        deadline=clock.deadline(bench.final_seconds if config.final.train else 0.0),
         told=listener.told,
     )
     if done < config.confirm.top:
@@ -257,12 +261,12 @@ def _final(
     listener: Listener,
     clock: Clock,
 ) -> None:
-    from autoprompt.search.final import bundle_trial, sweep, write_bundle
+    from autoprompt.search.final import bundle_trial, settle, write_bundle
 
     if not prepared.settings.config.final.train:
         return
     if bundle_trial(prepared.folder.bundle) == best.trial:
-        sweep(prepared.folder.bundle)
+        settle(prepared.folder.bundle, best.trial, store, record)
         return
     listener.say(f"training trial {best.trial} on all {len(prepared.rows)} labelled rows")
     store.update_study(record.id, stage="final", seconds=clock.seconds)

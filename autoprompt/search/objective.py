@@ -50,8 +50,8 @@ class TrialFailed(Exception):
 class Bench:
     """What every trial of a run shares: the rows, the learners' workshop, the Store.
 
-    seconds: per-block wall clock of every candidate run so far, by digest (a moving guess of what
-    confirming it will cost).
+    startup: seconds from the process's start until the model was loaded. seconds: wall clock of the
+    last block of every candidate, by digest (a moving guess of what confirming it will cost).
     """
 
     store: Store
@@ -64,7 +64,13 @@ class Bench:
     seeds: int
     seed: int
     versions: dict[str, Any]
+    startup: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def final_seconds(self) -> float:
+        """What training on all rows and verifying the bundle in a clean process will take."""
+        return 1.5 * self.startup + 2 * max(self.seconds.values(), default=0.0)
 
     @property
     def base_blocks(self) -> int:

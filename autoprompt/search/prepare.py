@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from storage.records import StudyRecord
 from storage.store import Store, StudyMismatch, safe_url
 
 #: Share of a time budget that the proposals may take at most.
-PROPOSAL_SHARE = 0.2
+PROPOSAL_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,10 @@ def known_study(prepared: Prepared, store: Store) -> StudyRecord | None:
     return record
 
 
+def _canonical(space: dict[str, Any]) -> str:
+    return json.dumps(space, sort_keys=True)
+
+
 def freeze(
     prepared: Prepared,
     store: Store,
@@ -167,11 +172,23 @@ def freeze(
 ) -> tuple[StudyRecord, Pools, Space]:
     """The study with its pools frozen: made now, or read back as they were frozen."""
     settings, config = prepared.settings, prepared.settings.config
+    revision = workshop.backbone.revision
+    if record is not None and record.model_revision != revision:
+        raise RunError(
+            f"--model {settings.model}: revision {revision} is not the {record.model_revision} "
+            f"that {prepared.folder.path} was started with; restore it, or give another --out"
+        )
     if record is not None and record.pool_digest:
-        prepared.folder.write_manifest(prepared.manifest)
         kinds = (TEMPLATE, WORDS, FIRST)
         pools = Pools(tuple(entry for kind in kinds for entry in store.pool(record.id, kind)))
-        return record, pools, studies.with_pools(space, pools)
+        space = studies.with_pools(space, pools)
+        if _canonical(space.to_dict()) != _canonical(record.space):
+            raise RunError(
+                f"--preset {' '.join(settings.presets)}: gives another space than "
+                f"{prepared.folder.path} was started with; restore it, or give another --out"
+            )
+        prepared.folder.write_manifest(prepared.manifest)
+        return record, pools, space
     if "template" in space.names:
         pools = build_pools(
             workshop,
@@ -201,10 +218,12 @@ def freeze(
             settings=settings.fixed(),
             space=space.to_dict(),
             model=settings.model,
-            model_revision=workshop.backbone.revision,
+            model_revision=revision,
             folds=prepared.folds,
             versions=versions,
         )
+    else:  # an earlier call ended between making the study and freezing its pools
+        store.update_study(record.id, space=space.to_dict())
     pool_digest = store.freeze_pool(record.id, pools.entries)
     store.update_study(record.id, pool_digest=pool_digest, seconds=clock.seconds)
     return dataclasses.replace(record, pool_digest=pool_digest), pools, space

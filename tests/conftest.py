@@ -117,3 +117,30 @@ def _unigrams(special: list[str]) -> list[tuple[str, float]]:
     letters = sorted({letter for word in WORDS for letter in word} | {"▁"})
     pieces = [(name, 0.0) for name in special] + [(f"▁{word}", -3.0) for word in WORDS]
     return pieces + [(letter, -9.0) for letter in letters]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Callable[..., Path]) -> Path:
+    """The tiny random BERT, a folder for `--model`."""
+    return tiny_checkpoint("bert")
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 labelled texts in two classes, a csv file."""
+    import toy
+
+    return toy.write_csv(tmp_path_factory.mktemp("toy") / "train.csv", toy.rows())
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_data: Path
+) -> Path:
+    """A whole search with proposals and a bundle. Read it only; copy it to change it."""
+    import toy
+
+    run = tmp_path_factory.mktemp("finished") / "run"
+    own = ("--template", "{text} the story was {mask} .", "--words", "bad=dull", "--words")
+    toy.search(toy_data, run, tiny_model, "--trials", 4, *own, "good=brave")
+    return run

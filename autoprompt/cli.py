@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,8 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.
 
 #: Failures of the disk, not of the command: the same command may succeed later.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+#: A path on the command line that is none.
+_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _INTERRUPTED = 130
 
 
@@ -193,6 +196,7 @@ def dashboard(
         url = found.url
     typer.echo(f"http://{host}:{port}/")
     typer.echo(f"http://{host}:{port}/ (Ctrl-C ends)")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is how serving ends well
     serve(url, host=host, port=port)
 
 
@@ -314,10 +318,15 @@ def run(arguments: list[str]) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:
-        if error.errno not in _DISK:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror}; free or unlock the disk and run it again", 75)
+        where = f"{error.filename}: " if error.filename else "disk: "
+        reason = (error.strerror or str(error)).lower()
+        if hasattr(error, "exit_code"):
+            return _fail(str(error), error.exit_code)
+        if error.errno in _DISK:
+            return _fail(f"{where}{reason}; free or unlock it and run it again", 75)
+        if error.errno in _PATH and error.filename:
+            return _fail(f"{where}{reason}; check the path", 2)
+        raise
     except BaseException as error:
         if isinstance(error, usage_error):
             return _usage(error)
@@ -331,7 +340,14 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the installed command."""
-    sys.exit(run(sys.argv[1:]))
+    from autoprompt.search.stop import Stopped, interruptible
+
+    try:
+        with interruptible():
+            code = run(sys.argv[1:])
+    except Stopped as stopped:  # between two statements of ours
+        code = stopped.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

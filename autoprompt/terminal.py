@@ -15,6 +15,7 @@ from typing import Any
 from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
 from autoprompt.report.leaderboard import Row, first_line, table, winner, words_line
 from autoprompt.search.clock import Clock
+from autoprompt.search.folder import writing
 from autoprompt.search.settings import Options
 
 
@@ -112,16 +113,17 @@ def run_predict(
     if output is None:
         _write_jsonl(sys.stdout, rows)
         return
-    temporary = output.with_name(output.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        if output.suffix == ".csv":
-            writer = csv.writer(file)
-            writer.writerow(["label", *labels] if proba else ["label"])
-            for row in rows:
-                writer.writerow([row["label"], *row.get("proba", {}).values()])
-        else:
-            _write_jsonl(file, rows)
-    temporary.replace(output)
+    with writing("-o", output):
+        temporary = output.with_name(output.name + ".tmp")
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            if output.suffix == ".csv":
+                writer = csv.writer(file)
+                writer.writerow(["label", *labels] if proba else ["label"])
+                for row in rows:
+                    writer.writerow([row["label"], *row.get("proba", {}).values()])
+            else:
+                _write_jsonl(file, rows)
+        temporary.replace(output)
 
 
 def _read(

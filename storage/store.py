@@ -155,9 +155,10 @@ class Store:
         seconds: float | None = None,
         stage: str | None = None,
         pool_digest: str | None = None,
+        space: Mapping[str, Any] | None = None,
     ) -> None:
         """Set what is given; `seconds` is the study's total, not an addition."""
-        given = {"seconds": seconds, "stage": stage, "pool_digest": pool_digest}
+        given = {"seconds": seconds, "stage": stage, "pool_digest": pool_digest, "space": space}
         changes = {field: value for field, value in given.items() if value is not None}
         if changes:
             with self.writing() as connection:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,8 +123,12 @@ def save_bundle(
         (partial / CARD).write_text(text, encoding="utf-8")
         _prove(learner, partial, workshop)
         partial.rename(directory)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        # safetensors tells the system's error number in words alone
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if type(error).__name__ == "SafetensorError" and number:
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
         raise
 
 

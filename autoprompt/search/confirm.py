@@ -12,6 +12,7 @@ from autoprompt.report.leaderboard import Row, distinct
 from autoprompt.search.baselines import run_blocks
 from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, peak_memory
 from storage import queries
+from storage.store import StoreUnavailable
 
 
 def finalists(rows: Sequence[Row], top: int) -> list[Row]:
@@ -59,9 +60,25 @@ def confirm(
         if deadline is not None and done and time.monotonic() + cost > deadline:
             continue
         began = time.monotonic()
-        values, tokens = run_blocks(
-            bench, row.trial, candidate, stage=CONFIRM, blocks=blocks, deadline=deadline
-        )
+        try:
+            values, tokens = run_blocks(
+                bench, row.trial, candidate, stage=CONFIRM, blocks=blocks, deadline=deadline
+            )
+        except StoreUnavailable:
+            raise
+        except Exception as problem:  # such as a diverged training: no winner, but no end either
+            seconds = time.monotonic() - began
+            error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            bench.store.finish_trial(
+                row.trial,
+                state="failed",
+                seconds=seconds,
+                tokens=0,
+                peak_memory=peak_memory(),
+                error=error,
+            )
+            told(Told(row.trial, "failed", candidate, None, 0, seconds, error=error))
+            continue
         seconds = time.monotonic() - began
         bench.store.finish_trial(
             row.trial,

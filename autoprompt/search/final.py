@@ -75,11 +75,17 @@ def write_bundle(
     if directory.exists():
         directory.rename(old)
     fresh.rename(directory)
-    shutil.rmtree(old, ignore_errors=True)
+    settle(directory, row.trial, store, study)
+
+
+def settle(directory: Path, trial: int, store: Store, study: StudyRecord) -> None:
+    """What follows a bundle's renaming: sweep the older one, note the new one. Doing it again, for
+    a process that died just before, changes nothing."""
+    shutil.rmtree(directory.with_name(directory.name + ".old"), ignore_errors=True)
     prompt = directory / "prompt.toml"
     store.add_artifact(
         study.id,
-        row.trial,
+        trial,
         "bundle",
         str(directory),
         hashlib.sha256(prompt.read_bytes()).hexdigest(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tomllib
 from collections.abc import Iterator
@@ -26,6 +27,31 @@ class RunBusy(RuntimeError):
     """RUN is in use, or cannot be written just now; the same command may be tried again."""
 
     exit_code = 75
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_MISNAMED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+
+
+@contextmanager
+def writing(field: str, path: Path) -> Iterator[None]:
+    """What the system says about writing `path`, as RunBusy or RunError that name `field`.
+
+    Errors that name another file pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        elsewhere = error.filename is not None and not str(error.filename).startswith(str(path))
+        if elsewhere or error.errno not in _FULL | _CLOSED | _MISNAMED:
+            raise
+        place = f"{field} {path}: {(error.strerror or 'error').lower()}"
+        if error.errno in _FULL:
+            raise RunBusy(f"{place}; free some space and run it again") from error
+        if error.errno in _CLOSED:
+            raise RunBusy(f"{place}; make it writable, or name another") from error
+        raise RunError(f"{place}; name a place in a folder that exists") from error
 
 
 @dataclass(frozen=True)
@@ -65,7 +91,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold RUN's operating-system lock. The kernel drops it when the process dies.
 
-        Raises RunBusy when another process has it or the folder cannot be written.
+        Raises RunBusy when another process has it or the folder cannot be written, then or later.
         """
         import filelock
 
@@ -77,14 +103,15 @@ class RunFolder:
             raise RunBusy(
                 f"--out {self.path}: in use by another process; wait for it, or name another folder"
             ) from error
-        except FileExistsError as error:
+        except (FileExistsError, NotADirectoryError) as error:
             raise RunError(f"--out {self.path}: is a file; name a folder") from error
         except OSError as error:
             raise RunBusy(
                 f"--out {self.path}: {error.strerror}; make the folder writable or name another"
             ) from error
         try:
-            yield
+            with writing("--out", self.path):
+                yield
         finally:
             lock.release()
 

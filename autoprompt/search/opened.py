@@ -12,7 +12,7 @@ from typing import Any
 from autoprompt.data.readers import Columns, Table
 from autoprompt.data.task import Example, Task
 from autoprompt.report.leaderboard import Row, first_line, rows, winner
-from autoprompt.search.folder import RunError, RunFolder
+from autoprompt.search.folder import RunError, RunFolder, writing
 from autoprompt.search.settings import Settings, from_manifest
 from storage import queries
 from storage.records import StudyRecord
@@ -127,6 +127,12 @@ def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
             raise RunError(f"--trial {trial}: not a complete trial of this run (known: {known})")
     if chosen is None:
         raise RunError(f"export {run.folder.path}: no trial is complete yet; run the search first")
+    with writing("BUNDLE", bundle):
+        _export(run, bundle, chosen)
+    return chosen
+
+
+def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
     if bundle.is_dir():
         bundle.rmdir()
     bundle.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +158,6 @@ def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
             run.workshop(),
             run.manifest["columns"],
         )
-    return chosen
 
 
 def examine(run: OpenRun, table: Table) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from autoprompt.data.readers import Columns, Table, read
 from autoprompt.data.splits import draw_shots, usable_folds
 from autoprompt.data.task import Example, Task, content_key, digest, make_task
 from autoprompt.search import study as studies
-from autoprompt.search.address import storage_url
+from autoprompt.search.address import storage_url, without_password
 from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Asked, Pools, build_pools
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunError, RunFolder
@@ -24,7 +24,7 @@ from autoprompt.search.settings import Options, Settings, from_manifest, resolve
 from search_spaces import presets
 from search_spaces.space import Space
 from storage.records import StudyRecord
-from storage.store import Store, StudyMismatch, safe_url
+from storage.store import Store, StudyMismatch
 
 #: Share of a time budget that the proposals may take at most.
 PROPOSAL_SHARE = 0.15
@@ -90,7 +90,7 @@ def prepare(
         )
     new_manifest = {
         "study": name,
-        "storage": "" if url == folder.default_url() else safe_url(url),
+        "storage": "" if url == folder.default_url() else without_password(url),
         "data": {
             "path": table.source,
             "digest": digest(labelled),

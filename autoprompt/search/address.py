@@ -5,8 +5,25 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import sqlalchemy
+
 from autoprompt.search.folder import RunError, RunFolder
-from storage.store import safe_url
+from storage.store import StoreAddress, safe_url
+
+
+def without_password(url: str) -> str:
+    """The URL as run.toml keeps it: its password comes from --storage, AUTOPROMPT_STORAGE or the
+    database client's own files. Raises StoreAddress when it is none."""
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise StoreAddress(
+            f"--storage {safe_url(url)}: not a database URL; write sqlite:///FILE.db or "
+            "postgresql+psycopg://HOST/NAME"
+        ) from None
+    secret = [key for key in parsed.query if "password" in key.lower()]
+    bare = parsed.set(password=None).difference_update_query(secret)
+    return bare.render_as_string(hide_password=False)
 
 
 def storage_url(folder: RunFolder, given: str | None, manifest: dict[str, Any] | None) -> str:
@@ -18,7 +35,7 @@ def storage_url(folder: RunFolder, given: str | None, manifest: dict[str, Any] |
         return url
     if given is None and not stored:
         return folder.default_url()
-    if safe_url(url) != (stored or safe_url(folder.default_url())):
+    if without_password(url) != (stored or folder.default_url()):
         raise RunError(
             f"--storage {safe_url(url)}: {folder.path} is stored in {stored or 'its study.db'}; "
             "give that, or another --out"

@@ -21,8 +21,15 @@ def without_password(url: str) -> str:
             f"--storage {safe_url(url)}: not a database URL; write sqlite:///FILE.db or "
             "postgresql+psycopg://HOST/NAME"
         ) from None
-    secret = [key for key in parsed.query if "password" in key.lower()]
-    bare = parsed.set(password=None).difference_update_query(secret)
+    query = {key: value for key, value in parsed.query.items() if "password" not in key.lower()}
+    bare = sqlalchemy.engine.URL.create(
+        parsed.drivername,
+        username=parsed.username,
+        host=parsed.host,
+        port=parsed.port,
+        database=parsed.database,
+        query=query,
+    )
     return bare.render_as_string(hide_password=False)
 
 

@@ -53,7 +53,7 @@ def safe_url(url: str | URL) -> str:
     try:
         parsed = make_url(url)
     except (sa.exc.ArgumentError, ValueError):
-        return re.sub(r"(?i)((?://[^:@]*)?:)[^/@][^@]*@", r"\1***@", _QUERY.sub(r"\1***", str(url)))
+        return re.sub(r"(?i)((?://[^:@]*)?:)[^/@].*@", r"\1***@", _QUERY.sub(r"\1***", str(url)))
     hidden = {key: "HIDDEN" for key in parsed.query if "password" in key.lower()}
     text = parsed.update_query_dict(hidden).render_as_string(hide_password=True)
     return text.replace("=HIDDEN", "=***")  # rendering would quote the stars

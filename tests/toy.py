@@ -25,7 +25,7 @@ TINY = (
     "confirm.top=2",
     "blocks.seeds=1",
     "blocks.folds=2",
-    "space.steps=[2]",
+    "train.steps=2",
 )
 GIVEN_POOLS = (
     'space.template=["{text} it was {mask} .", "{mask} : {text}"]',

@@ -226,9 +226,10 @@ def _describe(
             "max_length": backbone.max_length,
         }
     elif needs_encoder(candidate):
-        from autoprompt.models import builtin
+        from autoprompt.models.builtin import PACKAGE
+        from autoprompt.models.sentence import package_revision
 
-        described["model"] = {"name": builtin.PACKAGE, "revision": _encoder_revision()}
+        described["model"] = {"name": PACKAGE, "revision": package_revision()}
     described["files"] = {p.name: _digest(p) for p in sorted(directory.iterdir()) if p.is_file()}
     return described
 
@@ -258,25 +259,20 @@ def _check_model(
     directory: Path, described: Mapping[str, Any], candidate: Candidate, workshop: Workshop
 ) -> None:
     model = described.get("model", {})
+    found: dict[str, str | int] = {}
     if needs_model(candidate):
-        found = {"revision": workshop.backbone.revision, "max_length": workshop.backbone.max_length}
+        backbone = workshop.backbone
+        found = {"revision": backbone.revision, "max_length": backbone.max_length}
     elif needs_encoder(candidate):
-        found = {"revision": _encoder_revision()}
-    else:
-        return
+        from autoprompt.models.sentence import package_revision
+
+        found = {"revision": package_revision()}
     for name, value in found.items():
         if model[name] != value:
             raise BundleError(
                 f"bundle: {directory} was made with {name} {model[name]!r} of model "
                 f"{model['name']!r}, but {value!r} is here; install or give that one"
             )
-
-
-def _encoder_revision() -> str:
-    from autoprompt.models import builtin
-
-    builtin.check_package(builtin.sentence_encoder_path())
-    return builtin.PACKAGE_DIGESTS["model.safetensors"][:12]
 
 
 def _prove(learner: Learner, directory: Path, workshop: Workshop) -> None:

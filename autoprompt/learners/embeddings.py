@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
 WEIGHTS = "weights.safetensors"
-INVERSE_REGULARISATION = 10.0  # scikit-learn's C; unit vectors want more than its default of 1
+# scikit-learn's C, chosen on mr, subj and snips at 16 rows a class; 1 to 100 differ by a point.
+INVERSE_REGULARISATION = 3.0
 
 
 def linear_layer(model: Any, classes: int) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -63,8 +63,6 @@ class Prompted:
         """Log-probabilities [N, C]."""
         backbone = self._workshop.backbone
         if self._training is None:
-            # The states may come from memory; the label words' rows come from the model.
-            backbone.reset()
             states = {}
             for k in self._answers.lengths:
                 states[k], read = self._workshop.pretrained_answers(self._template, k, examples)

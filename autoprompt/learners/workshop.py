@@ -66,10 +66,9 @@ class Workshop:
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:
         """The frozen sentence encoder of the installed package, whatever the model is."""
-        from autoprompt.models.builtin import sentence_encoder_path
-        from autoprompt.models.sentence import load_sentence_encoder
+        from autoprompt.models.sentence import load_package_encoder
 
-        return load_sentence_encoder(sentence_encoder_path(), device=self.device)
+        return load_package_encoder(self.device)
 
     def pretrained_answers(
         self, template: Template, masks: int, examples: Sequence[Example]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import torch
 
+from autoprompt.models.backbone import ModelError
 from autoprompt.models.checkpoint import quietly
 from autoprompt.models.device import resolve_device
 
@@ -57,6 +58,25 @@ class SentenceEncoder:
                 unit = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
             found.update({texts[index]: unit[row].copy() for row, index in enumerate(chosen)})
         return found
+
+
+def package_revision() -> str:
+    """Short digest of the installed encoder; `ModelError` when it is not the pinned one."""
+    from autoprompt.models import builtin
+
+    try:
+        builtin.check_package(builtin.sentence_encoder_path())
+    except builtin.BuiltinModelError as error:
+        raise ModelError(str(error)) from error
+    return builtin.PACKAGE_DIGESTS["model.safetensors"][:12]
+
+
+def load_package_encoder(device: str) -> SentenceEncoder:
+    """The installed package's sentence encoder; `ModelError` when it is not the pinned one."""
+    from autoprompt.models.builtin import sentence_encoder_path
+
+    package_revision()
+    return load_sentence_encoder(sentence_encoder_path(), device=device)
 
 
 def load_sentence_encoder(path: Path, *, device: str = "cpu") -> SentenceEncoder:

@@ -138,9 +138,11 @@ def test_zero_shot_after_tuning_is_as_before_it(workshop: Workshop) -> None:
     learner = build(ZERO_SHOT, TASK, workshop)
     learner.fit(ROWS, seed=0)
     before = learner.scores(fresh)
-    build(TUNED, TASK, workshop).fit(ROWS, seed=0)
-    workshop._answers.clear()
-    numpy.testing.assert_allclose(learner.scores(fresh), before, atol=1e-6)
+    for remembered in (True, False):
+        build(TUNED, TASK, workshop).fit(ROWS, seed=0)
+        if not remembered:
+            workshop._answers.clear()
+        numpy.testing.assert_allclose(learner.scores(fresh), before, atol=1e-6)
 
 
 def test_weights_taken_by_another_fit_are_an_error_not_a_wrong_answer(workshop: Workshop) -> None:

@@ -200,7 +200,8 @@ class Objective:
                 )
                 values[index] = found[bench.metric]
                 trial.report(values[index], step=index)
-                if trial.should_prune():
+                # beyond the base blocks it is known, and the best may lack that block
+                if index < bench.base_blocks and trial.should_prune():
                     raise optuna.TrialPruned
         except optuna.TrialPruned:
             finish("pruned")

@@ -1,0 +1,119 @@
+"""Confirming: fresh blocks, the corrected bound, and who is confirmed when time is short."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import optuna
+import pytest
+import toy
+
+from autoprompt.report.leaderboard import rows, winner
+from autoprompt.search.baselines import run_baselines
+from autoprompt.search.choices import Pools
+from autoprompt.search.confirm import confirm, finalists
+from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Objective, Told, TrialFailed
+from search_spaces.candidate import Candidate
+from search_spaces.dimension import Choice
+from search_spaces.space import Space
+from storage import queries
+
+NOISY = [
+    *toy.rows(10),
+    ("the film qz90 was great !", "bad"),
+    ("the plot qz91 was dull !", "good"),
+    ("the story qz92 was brave !", "bad"),
+    ("the actor qz93 was boring !", "good"),
+]
+#: Student's t at 95 %, one-sided, seven degrees of freedom: a table's value.
+T_95_7 = 1.894578605
+
+
+@pytest.fixture
+def searched(make_bench: Callable[..., Bench], sampler_study: optuna.study.Study) -> Bench:
+    bench = make_bench(NOISY)
+    space = Space((Choice("method", ("tfidf", "tfidf_nb")),))
+    for method in ("tfidf", "tfidf_nb", "tfidf"):
+        sampler_study.enqueue_trial({"method": method})
+        objective = Objective(bench, space, Pools(()), None, lambda told: None)
+        sampler_study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+    return bench
+
+
+def _board(bench: Bench):
+    record = queries.studies(bench.store)[0]
+    return rows(bench.store, record)
+
+
+def test_the_bound_is_the_corrected_resampled_one_over_fresh_blocks(searched: Bench) -> None:
+    told: list[Told] = []
+    done = confirm(searched, _board(searched), top=2, blocks=8, deadline=None, told=told.append)
+    assert done == 2
+    board = _board(searched)
+    best = winner(board)
+    assert best is not None
+    assert best.confirmed
+    record = next(row for row in queries.trials(searched.store, 1) if row.id == best.trial)
+    values = [block.metrics["accuracy"] for block in record.blocks if block.stage == CONFIRM]
+    assert len(values) == best.blocks == 8
+    # four folds: one part scored for three parts trained on
+    spread = statistics.stdev(values) * math.sqrt(1 / 8 + 1 / 3)
+    assert statistics.stdev(values) > 0
+    assert best.lower_bound == pytest.approx(statistics.mean(values) - T_95_7 * spread, abs=1e-6)
+
+
+def test_confirming_uses_blocks_that_the_search_never_saw(searched: Bench) -> None:
+    for index in range(8):
+        one, two = searched.block(SEARCH, index), searched.block(CONFIRM, index)
+        assert set(one.evaluation) != set(two.evaluation)
+        assert not set(two.train) & set(two.evaluation)
+        assert sorted(two.train + two.evaluation) == list(range(len(NOISY)))
+
+
+def test_a_candidate_tried_twice_is_confirmed_once(searched: Bench) -> None:
+    board = _board(searched)
+    assert len([row for row in board if not row.baseline]) == 3
+    assert [row.method for row in finalists(board, 5)] in (
+        ["tfidf", "tfidf_nb"],
+        ["tfidf_nb", "tfidf"],
+    )
+
+
+def test_confirming_again_runs_nothing(searched: Bench) -> None:
+    confirm(searched, _board(searched), top=2, blocks=8, deadline=None, told=lambda told: None)
+    before = [(row.trial, row.scores, row.lower_bound) for row in _board(searched)]
+    began = time.monotonic()
+    confirm(searched, _board(searched), top=2, blocks=8, deadline=None, told=lambda told: None)
+    assert [(row.trial, row.scores, row.lower_bound) for row in _board(searched)] == before
+    assert time.monotonic() - began < 1
+
+
+def test_without_time_the_best_alone_is_confirmed(searched: Bench) -> None:
+    done = confirm(
+        searched, _board(searched), top=2, blocks=8, deadline=0.0, told=lambda told: None
+    )
+    assert done == 1
+    confirmed = [row for row in _board(searched) if row.stage == CONFIRM]
+    assert {row.digest for row in confirmed} == {finalists(_board(searched), 1)[0].digest}
+
+
+def test_baselines_are_rows_on_the_confirming_blocks_but_no_trials(
+    searched: Bench, sampler_study: optuna.study.Study
+) -> None:
+    count = len(sampler_study.trials)
+    rivals = (Candidate({"method": "majority"}), Candidate({"method": "no such method"}))
+    for _ in range(2):  # a second call finds them finished
+        run_baselines(searched, rivals, confirm_blocks=8, seconds=None, told=lambda told: None)
+    found = [row for row in queries.trials(searched.store, 1) if row.baseline]
+    assert [(row.candidate.method, row.state) for row in found] == [
+        ("majority", "complete"),
+        ("no such method", "failed"),
+    ]
+    assert {(block.stage, block.block) for block in found[0].blocks} == {
+        (CONFIRM, index) for index in range(8)
+    }
+    assert found[0].optuna_number is None
+    assert len(sampler_study.trials) == count

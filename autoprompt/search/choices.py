@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def build_pools(
     words = [(v.to_json(), "user") for v in asked.words]
     if not asked.only_words:
         words += [(v.to_json(), "manual") for v in manual.words(task.labels)]
-        words = [item for item in words if _usable(item[0], backbone.tokenizer, multi_token)]
+        words = _usable(words, backbone.tokenizer, multi_token)
     if not words and asked.only_words:
         raise VerbalizerError("space.words: no usable label words; give one word per label")
 
@@ -132,6 +133,7 @@ def build_pools(
             backbone, rows, task, first_template, count=MOST_PROPOSED_WORDS, seed=seed
         ):
             words.append((proposal.text, proposal.source))
+        words = _usable(words, backbone.tokenizer, multi_token)
     if not words:
         raise VerbalizerError(
             "--words: no label name is a word of this model's vocabulary and none was found in "
@@ -159,12 +161,18 @@ def build_pools(
     return _rank(entries, workshop, task, rows, seed, deadline)
 
 
-def _usable(words: str, tokenizer: Any, multi_token: str) -> bool:
-    try:
-        check_words(Verbalizer.from_json(words), tokenizer, multi_token)
-    except VerbalizerError:
-        return False
-    return True
+def _usable(
+    words: Sequence[tuple[str, str]], tokenizer: Any, multi_token: str
+) -> list[tuple[str, str]]:
+    """Those the vocabulary has, the first of several with the same tokens (case, say)."""
+    by_ids: dict[Any, tuple[str, str]] = {}
+    for item in words:
+        try:
+            found = check_words(Verbalizer.from_json(item[0]), tokenizer, multi_token)
+        except VerbalizerError:
+            continue
+        by_ids.setdefault(found.ids, item)
+    return list(by_ids.values())
 
 
 def _numbered(kind: str, form: str, items: Sequence[tuple[str, str]]) -> tuple[PoolEntry, ...]:
@@ -197,7 +205,7 @@ def _rank(
     templates = [entry for entry in entries if entry.kind == TEMPLATE]
     words = [entry for entry in entries if entry.kind == WORDS]
     pairs: dict[tuple[str, str], float] = {}
-    for template in templates:
+    for template in _by_turns(templates):
         if pairs and deadline is not None and time.monotonic() > deadline:
             break
         for word in words:
@@ -239,6 +247,15 @@ def _rank(
         for i, (template, words) in enumerate(ordered)
     )
     return Pools((*scored, *firsts))
+
+
+def _by_turns(templates: Sequence[PoolEntry]) -> list[PoolEntry]:
+    """The user's first, then manual and proposed ones in turn: a deadline cuts both alike."""
+    manual_ones = [entry for entry in templates if entry.source == "manual"]
+    proposed = [entry for entry in templates if entry.source not in ("manual", "user")]
+    own = [entry for entry in templates if entry.source == "user"]
+    turns = [entry for pair in zip_longest(manual_ones, proposed) for entry in pair if entry]
+    return own + turns
 
 
 def _spread(best: Sequence[tuple[str, str]], count: int = 6) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from autoprompt.models import builtin
-from tools.lm_text import divide, read_lines
+from tools.lm_text import HELD_OUT, divide, read_lines
 
 # LM-BFF's manual templates and words (Gao et al. 2021, table 1) and PET's pattern 1 for AG News
 # (Schick and Schütze 2021): before the text, after it, word of each label.
@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--text", action="append", default=[], type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--lines", type=int, default=HELD_OUT, help="held-out lines a file")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -177,7 +178,8 @@ def main() -> None:
     result: dict[str, Any] = {"load_seconds": round(time.monotonic() - started, 2)}
     hits = total = 0
     for path in options.text:
-        found = masked_accuracy(model, tokenizer, divide(read_lines(path))[1], options.seed)
+        held_out = divide(read_lines(path))[1][: options.lines]
+        found = masked_accuracy(model, tokenizer, held_out, options.seed)
         result[path.name.split(".")[0]] = round(found[0] / found[1], 4)
         hits, total = hits + found[0], total + found[1]
     if total:

@@ -16,6 +16,7 @@ from autoprompt.data.readers import Columns, Table, read
 from autoprompt.data.task import DataError, Example, digest
 from autoprompt.search.clock import Clock
 from autoprompt.search.settings import Options
+from autoprompt.search.stop import Stopped
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
@@ -94,7 +95,12 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         else:
             self.run_ = Path(self.out)
         clock = Clock(None)
-        record = job.search(data, self._options(), job.Listener(), clock)
+        try:
+            record = job.search(data, self._options(), job.Listener(), clock)
+        except Stopped as stopped:  # in Python these have names of their own
+            if stopped.exit_code == 130:
+                raise KeyboardInterrupt from None
+            raise SystemExit(stopped.exit_code) from None
         self._bundle: Any = None
         original = {} if isinstance(X, str) else names
         self.classes_ = np.array([original.get(label, label) for label in record.labels])

@@ -7,6 +7,7 @@ known, so the same command continues wherever an earlier one ended.
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -217,6 +218,11 @@ def _search(
         store.update_study(bench.study_id, seconds=clock.seconds)
         if failed == count >= HOPELESS:
             break
+    if clock.total is not None:
+        # what was put back and found no time: ended with the blocks it has, not left running
+        for _ in studies.retries(optuna_study):
+            late = Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
+            optuna_study.optimize(late, n_trials=1, catch=(TrialFailed,))
 
 
 def _record(store: Store, bench: Bench) -> StudyRecord:

@@ -26,7 +26,7 @@ from search_spaces.space import Space
 from storage import queries
 from storage.connection import explained
 from storage.records import TrialRecord
-from storage.store import Store
+from storage.store import Store, StudyMismatch
 
 #: A trial whose process died this often is taken to kill its process: it is failed for good.
 MOST_RETRIES = 3
@@ -157,6 +157,13 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
     by_number = {row.optuna_number: row for row in rows}
     by_id = {row.id: row for row in rows}
     everything = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+    for trial in everything.values():
+        finished = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if finished and trial.number not in by_number:
+            raise StudyMismatch(
+                f"--study {study.study_name}: Optuna's study of that name in this database holds "
+                "trials of something else; give another --study"
+            )
     waiting = [t for t in everything.values() if t.state == TrialState.WAITING]
     replaced = {trial.user_attrs.get("retry_of") for trial in waiting}
     carried = {trial.user_attrs.get("trial_id") for trial in waiting}
@@ -203,6 +210,12 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
             enqueue(known, row, int(known.user_attrs.get("retries", 0)))
             count += 1
     return count
+
+
+def retries(study: optuna.study.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that were put back with a row of ours and wait."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    return [trial for trial in waiting if "trial_id" in trial.user_attrs]
 
 
 def fail(store: Store, row_id: int, error: str) -> None:

@@ -194,7 +194,6 @@ def dashboard(
 
     with opened.open_run(run) as found:
         url = found.url
-    typer.echo(f"http://{host}:{port}/")
     typer.echo(f"http://{host}:{port}/ (Ctrl-C ends)")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is how serving ends well
     serve(url, host=host, port=port)

@@ -23,9 +23,9 @@ from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
-from autoprompt.search.confirm import confirm, expected_seconds
+from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
-from autoprompt.search.objective import Bench, Objective, Told, TrialFailed
+from autoprompt.search.objective import Bench, Objective, Told, run_trial
 from autoprompt.search.prepare import Prepared, freeze, known_study, open_space, prepare
 from autoprompt.search.settings import Options
 from autoprompt.search.stop import Stopped, interruptible
@@ -182,6 +182,7 @@ def _search(
         listener.say(f"searching study {record}")
         store.update_study(bench.study_id, stage="search")
 
+    forecast = Forecast(rows(store, _record(store, bench)))
     ended: list[Told] = []
 
     def tell(told: Told) -> None:
@@ -192,8 +193,7 @@ def _search(
     while count < wanted:
         reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and complete and clock.total is not None:
-            board = rows(store, _record(store, bench))
-            cost = expected_seconds(bench, board, config.confirm.top, config.confirm.blocks)
+            cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
             reserve += min(cost, CONFIRM_SHARE * clock.total)
         if clock.left(reserve) <= 0 and (complete or clock.left() <= 0):
             break
@@ -209,12 +209,15 @@ def _search(
             told=tell,
         )
         studies.enqueue_next(optuna_study, firsts)
-        optuna_study.optimize(objective, n_trials=1, catch=(TrialFailed,))
+        run_trial(optuna_study, objective)
         count += len(ended)
         for told in ended:
             complete += told.state == "complete"
             failed += told.state == "failed"
             seen.add(told.candidate.digest)
+            if told.state == "complete" and told.mean is not None:
+                one = told.seconds / max(1, told.blocks)
+                forecast.add(told.candidate.digest, told.mean, one)
         store.update_study(bench.study_id, seconds=clock.seconds)
         if failed == count >= HOPELESS:
             break
@@ -222,7 +225,7 @@ def _search(
         # what was put back and found no time: ended with the blocks it has, not left running
         for _ in studies.retries(optuna_study):
             late = Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
-            optuna_study.optimize(late, n_trials=1, catch=(TrialFailed,))
+            run_trial(optuna_study, late)
 
 
 def _record(store: Store, bench: Bench) -> StudyRecord:

@@ -52,6 +52,7 @@ class Bench:
 
     startup: seconds from the process's start until the model was loaded. seconds: wall clock of the
     last block of every candidate, by digest (a moving guess of what confirming it will cost).
+    parts: blocks drawn so far.
     """
 
     store: Store
@@ -66,6 +67,7 @@ class Bench:
     versions: dict[str, Any]
     startup: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
+    parts: dict[tuple[str, int], Block] = field(default_factory=dict)
 
     @property
     def final_seconds(self) -> float:
@@ -77,7 +79,11 @@ class Bench:
         return self.seeds * self.folds
 
     def block(self, stage: str, index: int) -> Block:
-        return block(self.rows, stage=stage, index=index, folds=self.folds, seed=self.seed)
+        if (stage, index) not in self.parts:
+            self.parts[stage, index] = block(
+                self.rows, stage=stage, index=index, folds=self.folds, seed=self.seed
+            )
+        return self.parts[stage, index]
 
     def run_block(
         self, candidate: Candidate, part: Block, deadline: float | None = None
@@ -224,3 +230,20 @@ class Objective:
         if not retried and all(index in stored for index in wanted):
             wanted.append(max(wanted) + 1)
         return wanted
+
+
+def run_trial(study: optuna.study.Study, objective: Objective) -> None:
+    """Ask, score, tell.
+
+    Not `study.optimize`: an interrupt that comes while it tells ends there as an UnboundLocalError,
+    and it fails the trial when the database is away, which is to be put back.
+    """
+    trial = study.ask()
+    try:
+        value = objective(trial)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except TrialFailed:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(trial, value)

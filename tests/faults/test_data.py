@@ -1,0 +1,70 @@
+"""Exit code 3: the data cannot be used. The message says where; nothing is made of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from launched import autoprompt, check_refused, everything, studies
+from toy import rows, write_csv
+
+GOOD = "text,label\na great film,good\na dull film,bad\na good story,good\na bad story,bad\n"
+#: File content (None = no file), and what the message must name.
+UNFIT: dict[str, tuple[bytes | None, tuple[str, ...]]] = {
+    "missing": (None, ("given.csv", "does not exist")),
+    "empty": (b"", ("given.csv", "empty")),
+    "no rows": (b"text,label\n", ("given.csv",)),
+    "not UTF-8": (GOOD.encode() + b"a caf\xe9,good\n", ("given.csv", "line 6", "UTF-8")),
+    "broken line": ((GOOD + "a film,good,really\n").encode(), ("given.csv", "line 6", "3")),
+    "empty text": ((GOOD + '"  ",good\n').encode(), ("line 6", "text", "empty")),
+    "missing label": ((GOOD + "a film,\n").encode(), ("line 6", "label")),
+    "one class": (GOOD.replace(",bad", ",good").encode(), ("good", "class")),
+    "one row in a class": ((GOOD + "it is okay,fair\n").encode(), ("fair", "one")),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_search_refuses(case: str, tmp_path: Path) -> None:
+    content, named = UNFIT[case]
+    if content is not None:
+        (tmp_path / "given.csv").write_bytes(content)
+    said = autoprompt("search", "given.csv", "--out", "run", "--trials", "3", cwd=tmp_path)
+    check_refused(said, 3, *named)
+    assert studies(tmp_path / "run" / "study.db") == []
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_check_ends_with_3_as_well(tmp_path: Path) -> None:
+    (tmp_path / "given.csv").write_text(GOOD + "it is okay,fair\n", encoding="utf-8")
+    said = autoprompt("check", "given.csv", "--json", cwd=tmp_path)
+    assert said.code == 3
+    assert any("fair" in problem for problem in said.document["fatal"])
+
+
+def test_a_run_whose_data_is_gone_is_not_touched(finished: Path, tmp_path: Path) -> None:
+    before = everything(finished / "study.db")
+    said = autoprompt("search", "gone.csv", "--out", finished, cwd=tmp_path)
+    check_refused(said, 3, "gone.csv")
+    assert everything(finished / "study.db") == before
+
+
+def test_labels_unseen_in_training_cost_no_opening(run: Path, tmp_path: Path) -> None:
+    held_out = [*rows(3, first=40), ("the film was okay", "fair")]
+    write_csv(tmp_path / "test.csv", held_out)
+    before = everything(run / "study.db")
+    said = autoprompt("test", run, "test.csv", cwd=tmp_path)
+    check_refused(said, 3, "fair", "line 8", "good")
+    assert everything(run / "study.db") == before
+    write_csv(tmp_path / "test.csv", held_out[:-1])
+    said = autoprompt("test", run, "test.csv", "--json", cwd=tmp_path)
+    assert said.code == 0, said.err
+    assert said.document["times_tested"] == 1
+
+
+def test_predict_names_the_line(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "bundle", tmp_path / "bundle")
+    (tmp_path / "new.jsonl").write_text('{"text": "a film"}\n{"text": \n', encoding="utf-8")
+    said = autoprompt("predict", "bundle", "new.jsonl", "-o", "out.csv", cwd=tmp_path)
+    check_refused(said, 3, "new.jsonl", "line 2")
+    assert not (tmp_path / "out.csv").exists()

@@ -5,6 +5,7 @@ The search's own scores are those of the luckiest; these are not.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Callable, Sequence
 
@@ -27,12 +28,24 @@ def _search_mean(row: Row) -> float:
     return float("-inf") if value is None else value
 
 
-def expected_seconds(bench: Bench, rows: Sequence[Row], top: int, blocks: int) -> float:
-    """What confirming the present finalists would take, from their blocks so far."""
-    return sum(
-        blocks * bench.seconds.get(row.digest, row.seconds / max(1, row.blocks))
-        for row in finalists(rows, top)
-    )
+class Forecast:
+    """What confirming the present finalists would take, from their blocks so far.
+
+    Kept up trial by trial: to read all rows of a long study after each would cost more than Optuna.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._known: dict[str, tuple[float, float]] = {}  # digest: search mean, seconds a block
+        for row in finalists(rows, len(rows)):
+            self.add(row.digest, _search_mean(row), row.seconds / max(1, row.blocks))
+
+    def add(self, digest: str, mean: float, seconds: float) -> None:
+        """A complete candidate, or one that is known by more blocks now."""
+        self._known[digest] = mean, seconds
+
+    def seconds(self, bench: Bench, top: int, blocks: int) -> float:
+        best = heapq.nlargest(top, self._known.items(), key=lambda item: item[1][0])
+        return sum(blocks * bench.seconds.get(digest, cost) for digest, (_, cost) in best)
 
 
 def confirm(

@@ -1,0 +1,246 @@
+"""What the search itself costs beside model computation and beside Optuna. Prints JSON.
+
+    PYTHONPATH=. python benchmarks/engine_cost.py [--stored 500] [--trials 50]
+    PYTHONPATH=. python benchmarks/engine_cost.py --memory [--model builtin] [--trials 100]
+
+The first form runs the real loop of trials (Optuna with TPE, both tables in one SQLite file, a time
+budget) on blocks whose scores are made up at once. CPU milliseconds a trial are split into what is
+spent inside Optuna's calls and the rest, which is ours. The second form runs real trials of a model
+and compares the resident memory at both ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autoprompt.config import build
+from autoprompt.data.splits import Block
+from autoprompt.data.task import Example, Task, make_task
+from autoprompt.learners.workshop import Workshop
+from autoprompt.search import job
+from autoprompt.search import study as studies
+from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Pools
+from autoprompt.search.clock import Clock
+from autoprompt.search.folder import RunFolder
+from autoprompt.search.objective import Bench
+from autoprompt.search.prepare import Prepared
+from autoprompt.search.settings import Options, Settings
+from search_spaces import presets
+from search_spaces.candidate import Candidate
+from storage.records import PoolEntry
+from storage.store import Store
+
+NEVER = 1e6  # minutes
+
+
+class InstantBench(Bench):
+    """Blocks that cost nothing: scores by hash, the same for the same candidate and block."""
+
+    def run_block(
+        self, candidate: Candidate, part: Block, deadline: float | None = None
+    ) -> tuple[dict[str, float], int]:
+        text = f"{candidate.digest}/{part.index}"
+        level = int(candidate.digest[:4], 16) / 65536
+        score = 0.5 + 0.3 * level + 0.2 * hashlib.sha256(text.encode()).digest()[0] / 255
+        names = ["accuracy", "macro_f1", "mcc"]
+        names += [f"{kind}/{x}" for kind in ("precision", "recall", "f1") for x in self.task.labels]
+        self.seconds[candidate.digest] = 0.5
+        return dict.fromkeys(names, score), 1000
+
+
+class Meter:
+    """CPU seconds inside some functions, calls within calls counted once."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._depth = 0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **named: Any) -> Any:
+            self._depth += 1
+            began = time.process_time()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self.seconds += time.process_time() - began
+
+        return measured
+
+
+@contextlib.contextmanager
+def patched(owner: Any, names: tuple[str, ...], meter: Meter) -> Iterator[None]:
+    before = {name: getattr(owner, name) for name in names}
+    for name, function in before.items():
+        setattr(owner, name, meter.around(function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(owner, name, function)
+
+
+def _pools(task: Task) -> Pools:
+    templates = tuple(
+        PoolEntry(TEMPLATE, f"t{i:03d}", f"{{text}} Template {i} says {{mask}}.", "made", 0.0)
+        for i in range(24)
+    )
+    words = tuple(
+        PoolEntry(
+            WORDS,
+            f"v{i:02d}",
+            json.dumps({label: [f"{label}{i}"] for label in task.labels}),
+            "made",
+            0.0,
+        )
+        for i in range(8)
+    )
+    firsts = (PoolEntry(FIRST, "f00", "t000 v00", "rank", 0.0),)
+    return Pools((*templates, *words, *firsts))
+
+
+def engine(stored: int, trials: int) -> dict[str, Any]:
+    """CPU milliseconds a trial, at `stored` trials and `trials` more."""
+    import torch  # noqa: F401  the loop reads its memory figures; loading it is no trial's cost
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    examples = tuple(Example(f"text number {i}", None, "ab"[i % 2]) for i in range(64))
+    task = make_task(examples)
+    pools = _pools(task)
+    space = studies.with_pools(presets.load("full"), pools)
+    inside = Meter()
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/study.db"
+        with Store.open(url) as store:
+            record = store.create_study(
+                name="cost",
+                seed=0,
+                metric="accuracy",
+                kind=task.kind,
+                labels=task.labels,
+                data_digest="d",
+                settings_digest="s",
+                settings={},
+                space=space.to_dict(),
+                model="builtin",
+                model_revision="",
+                folds=4,
+                versions={},
+            )
+            workshop = Workshop(task, "builtin", "cpu", "fp32", examples)
+            bench = InstantBench(
+                store, record.id, task, examples, workshop, "accuracy", 4, 2, 0, versions={}
+            )
+            study = studies.open_study(url, "cost", 0, "accuracy")
+            sampler = study.sampler
+
+            def go(until: int) -> None:
+                config = build({"budget": {"trials": until, "minutes": NEVER}})
+                settings = Settings(config=config)
+                prepared = Prepared(
+                    RunFolder(Path(folder)), settings, task, examples, (), 4, url, "cost", {}
+                )
+                job._search(bench, study, space, pools, prepared, job.Listener(), Clock(NEVER))
+
+            study.sampler = optuna.samplers.RandomSampler(seed=0)  # filling needs no model of it
+            go(stored)
+            study.sampler = sampler
+            go(stored + 2)  # the first call of a sampler reads all trials
+            calls = ("suggest_categorical", "suggest_float", "suggest_int", "report")
+            with (
+                patched(optuna.trial.Trial, (*calls, "should_prune"), inside),
+                patched(optuna.study.Study, ("ask", "tell"), inside),
+            ):
+                began, clock = time.process_time(), time.monotonic()
+                go(stored + 2 + trials)
+                cpu, wall = time.process_time() - began, time.monotonic() - clock
+    theirs = inside.seconds
+    return {
+        "stored_trials": stored,
+        "trials": trials,
+        "cpu_ms_per_trial": round(1000 * cpu / trials, 2),
+        "wall_ms_per_trial": round(1000 * wall / trials, 2),
+        "optuna_cpu_ms_per_trial": round(1000 * theirs / trials, 2),
+        "own_cpu_ms_per_trial": round(1000 * (cpu - theirs) / trials, 2),
+    }
+
+
+def memory(model: str, trials: int, warm: int = 20) -> dict[str, Any]:
+    """Resident memory (MB) at the trials after `warm`: how much it grew over `trials` more."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    texts = ("the film was great and moving", "the plot was dull and boring")
+    rows = [(f"{texts[i % 2]} {'very ' * (i % 5)}", ("good", "bad")[i % 2]) for i in range(24)]
+    resident: list[float] = []
+
+    def told(one: Any) -> None:
+        if not one.baseline:
+            resident.append(_resident())
+
+    from autoprompt.search.estimator import table
+
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "blocks": {"seeds": 1, "folds": 2},
+            "confirm": {"blocks": 0},
+            "final": {"train": False},
+            "train": {"steps": 2},
+        }
+        options = Options(
+            out=Path(folder) / "run",
+            model=model,
+            trials=warm + trials,
+            device="cpu",
+            settings=settings,
+        )
+        data = table([text for text, _ in rows], [label for _, label in rows])
+        job.search(data, options, job.Listener(told=told), Clock(None))
+    kept = resident[warm:]
+    tenth = max(1, len(kept) // 10)
+    first, last = statistics.median(kept[:tenth]), statistics.median(kept[-tenth:])
+    return {
+        "model": model,
+        "trials": len(kept),
+        "resident_mb_first": round(first, 1),
+        "resident_mb_last": round(last, 1),
+        "growth": round(last / first - 1, 4),
+    }
+
+
+def _resident() -> float:
+    """Megabytes this process has resident now (Linux)."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stored", type=int, default=500)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--model", default="builtin")
+    given = parser.parse_args()
+    if given.memory:
+        found = memory(given.model, given.trials or 100)
+    else:
+        found = engine(given.stored, given.trials or 50)
+    machine = {"machine": platform.machine(), "python": platform.python_version()}
+    print(json.dumps(found | machine | {"optuna": optuna.__version__}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,8 +92,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             data = table(X, y)
             names = {str(label): label for label in y}
         if self.out is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="autoprompt-")
-            self.run_ = Path(self._temporary.name) / "run"
+            self.run_ = self._fresh_run()
         else:
             self.run_ = Path(self.out)
         clock = Clock(None)
@@ -106,6 +107,14 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         self.classes_ = np.array([original.get(label, label) for label in record.labels])
         self.best_ = next((row for row in self._rows() if row.trial == self._winner()), None)
         return self
+
+    def _fresh_run(self) -> Path:
+        """A temporary run that lives as long as this object, or until the next `fit`."""
+        if hasattr(self, "_forget"):
+            self._forget()
+        folder = tempfile.mkdtemp(prefix="autoprompt-")
+        self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder) / "run"
 
     def _options(self) -> Options:
         settings = self.settings or {}
@@ -132,7 +141,8 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Texts) -> np.ndarray:
         """Labels [N] of texts, as `y` had them."""
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        best = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[best]
 
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Probabilities [N, C], columns as `classes_`."""

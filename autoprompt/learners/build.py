@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autoprompt.learners.training import Settings
 
 PROMPT_METHODS = ("zero_shot", "hard")
-BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "fine_tuning", "zero_shot")
+BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
 # Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
 FINE_TUNING = {
     "learning_rate": 2e-4,

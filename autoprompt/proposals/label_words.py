@@ -66,41 +66,101 @@ def propose_words(
     count: int,
     seed: int,
 ) -> tuple[Proposal, ...]:
-    """Return up to `count` distinct verbalizers (`Proposal.text` is canonical JSON), best first.
+    """Read the rows once and propose: see `WordReader.propose`."""
+    return WordReader(backbone, examples, task, template, seed=seed).propose(count)
 
-    Every proposed word is one token, letters only, readable, no function word, of one class only.
-    At most 128 rows are read. `Proposal.score` is the mean prior-calibrated log-probability of the
-    right class, in nats, for the same recipe with its words chosen on one half of the rows and
-    scored on the other, so that more words do not look better for having seen the rows.
-    The same seed gives the same answer in fp32.
+
+class WordReader:
+    """What the model expects at one template's mask for labelled rows; words are chosen from it.
+
+    At most 128 rows are read. The same seed gives the same words in fp32.
     """
-    import torch
 
-    sample = balanced_sample(examples, task, ROWS_READ, seed)
-    labels = torch.tensor(task.label_ids(sample))
-    rows = [backbone.encode(shortened(template, example)) for example in sample]
-    log_probs = torch.empty(0)
-    for chosen, read in read_masks(backbone, rows):
-        if not len(log_probs):
-            log_probs = torch.empty(len(rows), read.shape[2])
-        log_probs[chosen] = read[:, 0].cpu()  # [N, V]
-    lexicon = Lexicon(backbone, task)
-    halves = halve(labels)
-    proposals: dict[str, Proposal] = {}
-    for recipe in RECIPES:
-        verbalizer = lexicon.verbalizer(choose(log_probs, labels, lexicon, recipe))
-        fits = []
-        for learnt, held_out in halves:
-            words = choose(log_probs[learnt], labels[learnt], lexicon, recipe)
-            if all(words):
-                fits.append(fit(log_probs, labels, words, learnt, held_out))
-        if verbalizer is None or not fits:
-            continue
-        score, text = sum(fits) / len(fits), verbalizer.to_json()
-        if text not in proposals or proposals[text].score < score:
-            proposals[text] = Proposal(text, score, str(recipe))
-    ranked = sorted(proposals.values(), key=lambda one: (-one.score, one.text))
-    return tuple(ranked[:count])
+    def __init__(
+        self,
+        backbone: Backbone,
+        examples: Sequence[Example],
+        task: Task,
+        template: Template,
+        *,
+        seed: int,
+    ) -> None:
+        import torch
+
+        self._sample = balanced_sample(examples, task, ROWS_READ, seed)
+        self._labels = torch.tensor(task.label_ids(self._sample))
+        rows = [backbone.encode(shortened(template, example)) for example in self._sample]
+        self._log_probs = torch.empty(0)
+        for chosen, read in read_masks(backbone, rows):
+            if not len(self._log_probs):
+                self._log_probs = torch.empty(len(rows), read.shape[2])
+            self._log_probs[chosen] = read[:, 0].cpu()  # [N, V]
+        self._lexicon = Lexicon(backbone, task)
+        self._tokenizer = backbone.tokenizer
+        self._halves = halve(self._labels)
+
+    @property
+    def halves(self) -> list[tuple[list[Example], list[Example]]]:
+        """The rows read as (learnt, held out), both ways round."""
+        return [(self._those(learnt), self._those(held_out)) for learnt, held_out in self._halves]
+
+    def _those(self, mask: torch.Tensor) -> list[Example]:
+        return [example for example, kept in zip(self._sample, mask.tolist()) if kept]
+
+    def propose(self, count: int, known: Sequence[Verbalizer] = ()) -> tuple[Proposal, ...]:
+        """Up to `count` distinct verbalizers (`Proposal.text` is canonical JSON), best first.
+
+        Every proposed word is one token of letters, readable, no function word, of one class
+        only. `Proposal.score` is the mean prior-calibrated log-probability of the right class,
+        in nats, for the same recipe with its words chosen on one half of the rows and scored on
+        the other, so that more words do not look better for having seen the rows. Proposals
+        that are no better by it than the best of `known` are left out.
+        """
+        least = max((self._score_of(one) for one in known), default=float("-inf"))
+        proposals: dict[str, Proposal] = {}
+        for recipe in RECIPES:
+            verbalizer = self._lexicon.verbalizer(
+                choose(self._log_probs, self._labels, self._lexicon, recipe)
+            )
+            fits = []
+            for learnt, held_out in self._halves:
+                words = choose(self._log_probs[learnt], self._labels[learnt], self._lexicon, recipe)
+                if all(words):
+                    fits.append(fit(self._log_probs, self._labels, words, learnt, held_out))
+            if verbalizer is None or not fits:
+                continue
+            score, text = sum(fits) / len(fits), verbalizer.to_json()
+            if score > least and (text not in proposals or proposals[text].score < score):
+                proposals[text] = Proposal(text, score, str(recipe))
+        ranked = sorted(proposals.values(), key=lambda one: (-one.score, one.text))
+        return tuple(ranked[:count])
+
+    def words(self, recipe: str, rows: Sequence[Example]) -> Verbalizer | None:
+        """The recipe's words chosen from some of the rows alone; None where they do not suffice.
+
+        What a block may use: its training rows and nothing of the rows it is scored on.
+        """
+        import torch
+
+        wanted = {(example.text, example.text_b) for example in rows}
+        mask = torch.tensor([(e.text, e.text_b) in wanted for e in self._sample])
+        found = next((one for one in RECIPES if str(one) == recipe), None)
+        if found is None or len(self._labels[mask].unique()) < len(self._lexicon.names):
+            return None
+        chosen = choose(self._log_probs[mask], self._labels[mask], self._lexicon, found)
+        return self._lexicon.verbalizer(chosen)
+
+    def _score_of(self, verbalizer: Verbalizer) -> float:
+        """The score of given words, nothing of which was learnt here; -inf for several tokens."""
+        ids = check_words(verbalizer, self._tokenizer)
+        if ids.multi_token:
+            return float("-inf")
+        tokens = [[word[0] for word in words] for words in ids.ids]
+        fits = [
+            fit(self._log_probs, self._labels, tokens, learnt, held_out)
+            for learnt, held_out in self._halves
+        ]
+        return sum(fits) / len(fits)
 
 
 class Lexicon:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,10 +25,17 @@ from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words,
 from search_spaces.candidate import Candidate
 from storage.records import PoolEntry
 
+if TYPE_CHECKING:
+    from autoprompt.proposals.label_words import WordReader
+
 #: Kinds of pool entries; FIRST are the pairs worth trying first, as "template id, words id".
 TEMPLATE, WORDS, FIRST = "template", "words", "first"
+#: Sources of entries that no labelled row had a part in.
+GIVEN = ("user", "manual")
+#: The candidate value that says how its words were proposed; blocks choose them anew by it.
+WORDS_RECIPE = "words_recipe"
 MOST_PROPOSED_TEMPLATES = 16
-MOST_PROPOSED_WORDS = 8
+MOST_PROPOSED_WORDS = 4
 #: Rows that rank the pools by zero-shot score: enough to order them, few enough for a CPU.
 RANKING_ROWS = 64
 
@@ -58,8 +65,8 @@ class Pools:
     def ids(self, kind: str) -> tuple[str, ...]:
         return tuple(entry.short_id for entry in self.entries if entry.kind == kind)
 
-    def text(self, short_id: str) -> str:
-        return next(entry.text for entry in self.entries if entry.short_id == short_id)
+    def entry(self, short_id: str) -> PoolEntry:
+        return next(entry for entry in self.entries if entry.short_id == short_id)
 
 
 def read_asked(
@@ -110,7 +117,7 @@ def build_pools(
     run without a time limit does not depend on the machine's speed).
     """
     from autoprompt.proposals.infill import propose_templates
-    from autoprompt.proposals.label_words import propose_words
+    from autoprompt.proposals.label_words import WordReader
 
     backbone = workshop.backbone
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -126,13 +133,13 @@ def build_pools(
     templates = [(text, "user") for text in asked.templates]
     if not asked.only_templates:
         templates += [(text, "manual") for text in manual.templates(task.kind)]
-    first_template = read_template(templates[0][0])
+    reader: WordReader | None = None
     if not asked.only_words:
         say("proposing label words from the labelled texts")
-        for proposal in propose_words(
-            backbone, rows, task, first_template, count=MOST_PROPOSED_WORDS, seed=seed
-        ):
-            words.append((proposal.text, proposal.source))
+        guide_template = read_template(templates[0][0])
+        reader = WordReader(backbone, rows, task, guide_template, seed=seed)
+        known = [Verbalizer.from_json(text) for text, _ in words]
+        words += [(p.text, p.source) for p in reader.propose(MOST_PROPOSED_WORDS, known)]
         words = _usable(words, backbone.tokenizer, multi_token)
     if not words:
         raise VerbalizerError(
@@ -158,7 +165,7 @@ def build_pools(
         *_numbered(WORDS, "v{:02d}", words),
     )
     say("ranking the prompts by zero-shot score")
-    return _rank(entries, workshop, task, rows, seed, deadline)
+    return _rank(entries, workshop, task, rows, reader, seed, deadline)
 
 
 def _usable(
@@ -190,6 +197,7 @@ def _rank(
     workshop: Workshop,
     task: Task,
     rows: Sequence[Example],
+    reader: WordReader | None,
     seed: int,
     deadline: float | None,
 ) -> Pools:
@@ -201,22 +209,19 @@ def _rank(
     sample = list(rows)
     if len(sample) > RANKING_ROWS:
         sample = random.Random(seed).sample(sample, RANKING_ROWS)
-    gold = np.array(task.label_ids(sample))
     templates = [entry for entry in entries if entry.kind == TEMPLATE]
     words = [entry for entry in entries if entry.kind == WORDS]
+    trials = {entry.short_id: _ranking_trials(entry, sample, reader) for entry in words}
     pairs: dict[tuple[str, str], float] = {}
     for template in _by_turns(templates):
         if pairs and deadline is not None and time.monotonic() > deadline:
             break
         for word in words:
-            values = {"template": template.text, "words": word.text, "trainable": "none"}
-            learner = build(Candidate({"method": "zero_shot"} | values), task, workshop)
-            learner.fit(sample, seed=seed)
-            scores = learner.scores(sample)  # [N, C] log-probabilities
-            calibrated = log_softmax(scores - np.log(np.exp(scores).mean(axis=0) + 1e-12))
-            pairs[template.short_id, word.short_id] = float(
-                calibrated[np.arange(len(gold)), gold].mean()
-            )
+            fits = [
+                _zero_shot_fit(template.text, text, workshop, task, scored_rows)
+                for text, scored_rows in trials[word.short_id]
+            ]
+            pairs[template.short_id, word.short_id] = sum(fits) / len(fits)
     scored = tuple(
         replace(
             entry,
@@ -235,7 +240,7 @@ def _rank(
         next((e.short_id for e in templates if e.source == "manual"), templates[0].short_id),
         next((e.short_id for e in words if e.source == "manual"), words[0].short_id),
     )
-    ordered = dict.fromkeys([*first, default, *_spread(best)])
+    ordered = dict.fromkeys([*first, *best[:1], default, *_spread(best)])
     firsts = (
         PoolEntry(
             kind=FIRST,
@@ -247,6 +252,35 @@ def _rank(
         for i, (template, words) in enumerate(ordered)
     )
     return Pools((*scored, *firsts))
+
+
+def _ranking_trials(
+    entry: PoolEntry, sample: Sequence[Example], reader: WordReader | None
+) -> list[tuple[str, Sequence[Example]]]:
+    """What stands for an entry in the ranking: (words, rows to score them on).
+
+    Proposed words are chosen on one half of the rows and scored on the other; the words that all
+    rows chose would look better than given ones for having seen them.
+    """
+    if entry.source in GIVEN or reader is None:
+        return [(entry.text, sample)]
+    halves: list[tuple[str, Sequence[Example]]] = []
+    for learnt, held_out in reader.halves:
+        verbalizer = reader.words(entry.source, learnt)
+        halves.append((verbalizer.to_json() if verbalizer else entry.text, held_out))
+    return halves
+
+
+def _zero_shot_fit(
+    template: str, words: str, workshop: Workshop, task: Task, rows: Sequence[Example]
+) -> float:
+    """Calibrated mean log-probability of the gold label, in nats."""
+    values = {"method": "zero_shot", "template": template, "words": words, "trainable": "none"}
+    learner = build(Candidate(values), task, workshop)
+    learner.fit(rows, seed=0)
+    scores = learner.scores(rows)  # [N, C] log-probabilities
+    calibrated = log_softmax(scores - np.log(np.exp(scores).mean(axis=0) + 1e-12))
+    return float(calibrated[np.arange(len(rows)), task.label_ids(rows)].mean())
 
 
 def _by_turns(templates: Sequence[PoolEntry]) -> list[PoolEntry]:

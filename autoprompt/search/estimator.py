@@ -110,10 +110,11 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
 
     def _fresh_run(self) -> Path:
         """A temporary run that lives as long as this object, or until the next `fit`."""
-        if hasattr(self, "_forget"):
-            self._forget()
+        forget: Any = getattr(self, "_forget", None)
+        if forget is not None:
+            forget()
         folder = tempfile.mkdtemp(prefix="autoprompt-")
-        self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._forget: Any = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder) / "run"
 
     def _options(self) -> Options:

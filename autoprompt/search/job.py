@@ -21,7 +21,7 @@ from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
-from autoprompt.search.choices import Asked, Pools, read_asked
+from autoprompt.search.choices import TEMPLATE, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
@@ -115,6 +115,7 @@ def _run(
         seed=settings.seed,
         versions=versions,
         startup=startup,
+        guide_template=next((e.text for e in pools.entries if e.kind == TEMPLATE), ""),
     )
     try:
         back = studies.put_back(optuna_study, store, record.id)
@@ -192,9 +193,10 @@ def _search(
     firsts = deque(studies.first_params(space, pools))
     while count < wanted:
         reserve = bench.final_seconds if config.final.train else 0.0
-        if config.confirm.blocks and complete and clock.total is not None:
+        if config.confirm.blocks and clock.total is not None:
             cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
-            reserve += min(cost, CONFIRM_SHARE * clock.total)
+            one = config.confirm.blocks * max(bench.seconds.values(), default=0.0)
+            reserve += min(max(cost, one), CONFIRM_SHARE * clock.total)
         if clock.left(reserve) <= 0 and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:

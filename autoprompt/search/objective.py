@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -17,13 +18,17 @@ from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
-from autoprompt.search.choices import Pools
+from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
 from autoprompt.search.study import resolve
+from autoprompt.text.imports import read_template
 from search_spaces.candidate import Candidate
 from search_spaces.space import Space
 from storage import queries
 from storage.store import Store, StoreUnavailable
+
+if TYPE_CHECKING:
+    from autoprompt.proposals.label_words import WordReader
 
 SEARCH, CONFIRM = "search", "confirm"
 
@@ -50,9 +55,11 @@ class TrialFailed(Exception):
 class Bench:
     """What every trial of a run shares: the rows, the learners' workshop, the Store.
 
-    startup: seconds from the process's start until the model was loaded. seconds: wall clock of the
+    startup: seconds from the process's start until the model was loaded. slowest: the slowest block of
+    the search so far, baselines apart. seconds: wall clock of the
     last block of every candidate, by digest (a moving guess of what confirming it will cost).
-    parts: blocks drawn so far.
+    parts: blocks drawn so far. guide_template: the one that proposed words were read with; words:
+    those chosen inside blocks so far, by (recipe, stage, index).
     """
 
     store: Store
@@ -66,13 +73,17 @@ class Bench:
     seed: int
     versions: dict[str, Any]
     startup: float = 0.0
+    slowest: float = 0.0
+    guide_template: str = ""
+    words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     parts: dict[tuple[str, int], Block] = field(default_factory=dict)
 
     @property
     def final_seconds(self) -> float:
         """What training on all rows and verifying the bundle in a clean process will take."""
-        return 1.5 * self.startup + 2 * max(self.seconds.values(), default=0.0)
+        slowest = self.slowest or max(self.seconds.values(), default=0.0)
+        return 1.5 * self.startup + 2 * slowest
 
     @property
     def base_blocks(self) -> int:
@@ -94,8 +105,8 @@ class Bench:
         alone, so that candidates are compared under the same draw.
         """
         began = time.monotonic()
-        learner = build(candidate, self.task, self.workshop)
         train = [self.rows[i] for i in part.train]
+        learner = build(self.inside(candidate, part, train), self.task, self.workshop)
         evaluation = [self.rows[i] for i in part.evaluation]
         seed = derived_seed(self.seed, part.stage, part.index)
         learner.fit(train, seed=seed, deadline=deadline)
@@ -103,6 +114,29 @@ class Bench:
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         self.seconds[candidate.digest] = time.monotonic() - began
         return found, learner.tokens
+
+    def inside(self, candidate: Candidate, part: Block, train: Sequence[Example]) -> Candidate:
+        """The candidate as this block may know it: words that were proposed from all rows are
+        chosen anew, by the same recipe, from the block's training rows alone. Without that the
+        rows a block is scored on would have chosen the words (selection outside of
+        cross-validation; Ambroise and McLachlan 2002)."""
+        recipe = candidate.get(WORDS_RECIPE, None)
+        if recipe is None:
+            return candidate
+        key = (str(recipe), part.stage, part.index)
+        if key not in self.words:
+            found = self._reader.words(str(recipe), train)
+            self.words[key] = None if found is None else found.to_json()
+        chosen = self.words[key]
+        return candidate if chosen is None else candidate.replace(words=chosen)
+
+    @cached_property
+    def _reader(self) -> WordReader:
+        from autoprompt.proposals.label_words import WordReader
+
+        self.workshop.backbone.reset()
+        template = read_template(self.guide_template)
+        return WordReader(self.workshop.backbone, self.rows, self.task, template, seed=self.seed)
 
     def start(self, candidate: Candidate, *, optuna_number: int | None, baseline: bool) -> int:
         """A row for this candidate; returns its trial id."""
@@ -201,6 +235,7 @@ class Objective:
                 part = bench.block(SEARCH, index)
                 found, used = bench.run_block(candidate, part, self.deadline)
                 tokens += used
+                bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
                 bench.store.record_block(
                     row, stage=SEARCH, block=index, seed=part.seed, fold=part.fold, metrics=found
                 )
@@ -213,8 +248,10 @@ class Objective:
             finish("pruned")
             raise
         except TimeoutError:
-            finish("pruned", "the time for searching was over")
-            raise optuna.TrialPruned from None
+            # one whole partition is a cross-validated score; less than that is not
+            if len(values) < bench.folds:
+                finish("pruned", "the time for searching was over")
+                raise optuna.TrialPruned from None
         except (StoreUnavailable, optuna.exceptions.StorageInternalError):
             raise  # the database's trouble, not the candidate's: the row is put back
         except Exception as problem:

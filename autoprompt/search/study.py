@@ -11,13 +11,14 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from autoprompt.search.choices import TEMPLATE, WORDS, Pools
+from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, WORDS_RECIPE, Pools
 from autoprompt.search.pruners import wilcoxon
 from autoprompt.search.samplers import derived_seed, tpe
 from search_spaces.candidate import Candidate
@@ -115,16 +116,23 @@ def typical(space: Space, method: str) -> dict[str, Any]:
 
 
 def first_params(space: Space, pools: Pools) -> list[dict[str, Any]]:
-    """What is tried first: the user's and the default prompts for every prompt method, then the
-    best ranked."""
-    found = []
+    """What is tried first: the user's prompts by every method, then the best ranked and the
+    default ones, three untrained (they cost next to nothing) before the first trained."""
+    own: list[dict[str, Any]] = []
+    untrained: list[dict[str, Any]] = []
+    trained: list[dict[str, Any]] = []
     for template, words in pools.first:
         for method in space.methods:
             values = typical(space, method)
+            given = False
             if template:
                 values |= {TEMPLATE: template, WORDS: words}
-            found.append(space.params(values))
-    return found
+                given = "user" in (pools.entry(template).source, pools.entry(words).source)
+            row = own if given else trained if "steps" in values else untrained
+            row.append(space.params(values))
+    turns = zip_longest(untrained[3:], trained[1:])
+    rest = [params for pair in turns for params in pair if params is not None]
+    return [*own, *untrained[:3], *trained[:1], *rest]
 
 
 def enqueue_next(study: optuna.study.Study, firsts: deque[dict[str, Any]]) -> None:
@@ -246,12 +254,17 @@ def _host() -> str:
 
 
 def resolve(candidate: Candidate, pools: Pools) -> Candidate:
-    """Short ids replaced by the texts they stand for: what learners take and digests cover."""
-    changes = {
-        name: pools.text(value)
-        for name in (TEMPLATE, WORDS)
-        if (value := candidate.get(name, None)) is not None
-    }
+    """Short ids replaced by the texts they stand for: what learners take and digests cover.
+
+    Label words proposed from the rows carry their recipe, so that a block can choose them anew.
+    """
+    changes: dict[str, Any] = {}
+    for name in (TEMPLATE, WORDS):
+        if (value := candidate.get(name, None)) is not None:
+            entry = pools.entry(str(value))
+            changes[name] = entry.text
+            if name == WORDS and entry.source not in GIVEN:
+                changes[WORDS_RECIPE] = entry.source
     return candidate.replace(**changes)
 
 

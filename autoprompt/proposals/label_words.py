@@ -44,12 +44,10 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe(1, False, 300),
     Recipe(3, False, 300),
     Recipe(10, False, 300),
     Recipe(2, True, 300),
     Recipe(5, True, 300),
-    Recipe(1, False, 1000),
     Recipe(3, False, 1000),
     Recipe(10, False, 1000),
     Recipe(2, True, 1000),

@@ -43,7 +43,8 @@ def writing(field: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        elsewhere = error.filename is not None and not str(error.filename).startswith(str(path))
+        named = [name for name in (error.filename, error.filename2) if name is not None]
+        elsewhere = named and not any(str(name).startswith(str(path)) for name in named)
         if elsewhere or error.errno not in _FULL | _CLOSED | _MISNAMED:
             raise
         place = f"{field} {path}: {(error.strerror or 'error').lower()}"
@@ -107,7 +108,8 @@ class RunFolder:
             raise RunError(f"--out {self.path}: is a file; name a folder") from error
         except OSError as error:
             raise RunBusy(
-                f"--out {self.path}: {error.strerror}; make the folder writable or name another"
+                f"--out {self.path}: {(error.strerror or 'error').lower()}; "
+                "make the folder writable, or name another"
             ) from error
         try:
             with writing("--out", self.path):

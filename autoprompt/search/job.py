@@ -190,7 +190,7 @@ def _search(
         ended.append(told)
         listener.told(told)
 
-    firsts = deque(studies.first_params(space, pools))
+    firsts = deque(studies.first_params(space, pools, len(bench.rows)))
     while count < wanted:
         reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and clock.total is not None:

@@ -55,8 +55,8 @@ class TrialFailed(Exception):
 class Bench:
     """What every trial of a run shares: the rows, the learners' workshop, the Store.
 
-    startup: seconds from the process's start until the model was loaded. slowest: the slowest block of
-    the search so far, baselines apart. seconds: wall clock of the
+    startup: seconds from the process's start until the model was loaded. slowest: the slowest
+    block of the search so far, baselines apart. seconds: wall clock of the
     last block of every candidate, by digest (a moving guess of what confirming it will cost).
     parts: blocks drawn so far. guide_template: the one that proposed words were read with; words:
     those chosen inside blocks so far, by (recipe, stage, index).

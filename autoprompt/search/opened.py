@@ -144,9 +144,15 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
 
         temporary = bundle.with_name(bundle.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(run.folder.bundle, temporary)
-        write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
-        temporary.rename(bundle)
+        temporary.mkdir()
+        try:
+            for file in run.folder.bundle.iterdir():  # copytree's error would not say which it is
+                shutil.copyfile(file, temporary / file.name)
+            write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
+            temporary.rename(bundle)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     else:
         write_bundle(
             bundle,

@@ -31,6 +31,9 @@ from storage.store import Store, StudyMismatch
 
 #: A trial whose process died this often is taken to kill its process: it is failed for good.
 MOST_RETRIES = 3
+#: Passes over the labelled rows in the first trial of a tuned prompt; on mr, subj and snips fewer
+#: left many classes unlearnt and more gained little.
+PASSES = 5
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +99,9 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     return storage
 
 
-def typical(space: Space, method: str) -> dict[str, Any]:
-    """The middle of every range for one method: the configuration to try first."""
+def typical(space: Space, method: str, rows: int) -> dict[str, Any]:
+    """The configuration to try first by one method: the middle of every range, and the choice of
+    steps that comes nearest to five passes over `rows`."""
     values: dict[str, Any] = {"method": method}
     for dimension in space.dimensions:
         if dimension.name in (TEMPLATE, WORDS, "method"):
@@ -110,12 +114,16 @@ def typical(space: Space, method: str) -> dict[str, Any]:
             low, high = dimension.low, dimension.high
             middle = (low * high) ** 0.5 if dimension.log else (low + high) / 2
             values[dimension.name] = round(middle) if isinstance(dimension, Integer) else middle
+    steps = _options(space, "steps")
+    if "steps" in values and len(steps) > 1:
+        wanted = PASSES * rows / int(values.get("batch_size", 8))
+        values["steps"] = min(steps, key=lambda option: (abs(option - wanted), option))
     if method == "zero_shot" and "prior" in _options(space, "calibration"):
         values["calibration"] = "prior"
     return {name: value for name, value in values.items() if name in space.active(values)}
 
 
-def first_params(space: Space, pools: Pools) -> list[dict[str, Any]]:
+def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
     """What is tried first: the user's prompts by every method, then the best ranked and the
     default ones, three untrained (they cost next to nothing) before the first trained."""
     own: list[dict[str, Any]] = []
@@ -123,7 +131,7 @@ def first_params(space: Space, pools: Pools) -> list[dict[str, Any]]:
     trained: list[dict[str, Any]] = []
     for template, words in pools.first:
         for method in space.methods:
-            values = typical(space, method)
+            values = typical(space, method, rows)
             given = False
             if template:
                 values |= {TEMPLATE: template, WORDS: words}

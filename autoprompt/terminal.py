@@ -115,15 +115,19 @@ def run_predict(
         return
     with writing("-o", output):
         temporary = output.with_name(output.name + ".tmp")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            if output.suffix == ".csv":
-                writer = csv.writer(file)
-                writer.writerow(["label", *labels] if proba else ["label"])
-                for row in rows:
-                    writer.writerow([row["label"], *row.get("proba", {}).values()])
-            else:
-                _write_jsonl(file, rows)
-        temporary.replace(output)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                if output.suffix == ".csv":
+                    writer = csv.writer(file)
+                    writer.writerow(["label", *labels] if proba else ["label"])
+                    for row in rows:
+                        writer.writerow([row["label"], *row.get("proba", {}).values()])
+                else:
+                    _write_jsonl(file, rows)
+            temporary.replace(output)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _read(

@@ -17,7 +17,7 @@ from toy import GIVEN_POOLS, TINY, Said
 
 PROGRESS = re.compile(r"\d\d+:\d\d  ")
 #: Long enough for a machine that is busy with other things.
-PATIENCE = 240.0
+PATIENCE = 900.0
 SEARCH = ("--preset", "hard", "--trials", "3", *TINY)
 GIVEN = (*SEARCH, *GIVEN_POOLS)
 

@@ -84,9 +84,13 @@ def test_export_and_predict_on_a_full_disk(
     said = autoprompt("export", finished, disk / "bundle", cwd=tmp_path)
     check_refused(said, 75, "BUNDLE", str(disk / "bundle"), "free some space")
     assert not (disk / "bundle").exists()
-    new = write_csv(tmp_path / "new.csv", rows(3000))
-    said = autoprompt("predict", finished / "bundle", new, "-o", disk / "out.csv", cwd=tmp_path)
-    assert not (disk / "out.csv").exists() or said.code == 0
+    assert list(disk.iterdir()) == []
+    new = write_csv(tmp_path / "new.csv", rows(900))
+    said = autoprompt(
+        "predict", finished / "bundle", new, "-o", disk / "o", "--proba", cwd=tmp_path
+    )
+    check_refused(said, 75, "-o", str(disk / "o"), "free some space")
+    assert list(disk.iterdir()) == []
     change("size=8m")
     said = autoprompt("export", finished, disk / "bundle", cwd=tmp_path)
     assert said.code == 0, said.err

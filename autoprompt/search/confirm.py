@@ -8,10 +8,12 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from autoprompt.report.leaderboard import Row, distinct
 from autoprompt.search.baselines import run_blocks
 from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, peak_memory
+from search_spaces.candidate import Candidate
 from storage import queries
 from storage.store import StoreUnavailable
 
@@ -48,6 +50,34 @@ class Forecast:
         return sum(blocks * bench.seconds.get(digest, cost) for digest, (_, cost) in best)
 
 
+class Plan(NamedTuple):
+    """A finalist, its candidate, and the seconds one of its blocks takes."""
+
+    row: Row
+    candidate: Candidate
+    seconds: float
+
+
+def _block_seconds(bench: Bench, row: Row) -> float:
+    return bench.seconds.get(row.digest, row.seconds / max(1, row.blocks))
+
+
+def affordable(
+    plans: Sequence[Plan], blocks: int, least: int, seconds: float
+) -> tuple[list[Plan], int]:
+    """The finalists that can have `least` blocks each within `seconds` (the first in any case),
+    and how many blocks, up to `blocks`, all of them can have."""
+    least = min(least, blocks)
+    kept: list[Plan] = []
+    for plan in plans:
+        cost = sum(one.seconds for one in [*kept, plan])
+        if not kept or cost * least <= seconds:
+            kept.append(plan)
+    total = sum(one.seconds for one in kept)
+    most = blocks if total * blocks <= seconds else int(seconds / total)
+    return kept, max(least, most)
+
+
 def confirm(
     bench: Bench,
     rows: Sequence[Row],
@@ -57,21 +87,21 @@ def confirm(
     deadline: float | None,
     told: Callable[[Told], None],
 ) -> int:
-    """Run `blocks` fresh blocks for each finalist, best first; return how many were confirmed.
+    """Run fresh blocks for each finalist, best first; return how many were confirmed.
 
-    Under a deadline the later finalists are left out first: one that would not end in time is not
-    begun, but the best always is.
+    All get the same number of blocks, or their bounds could not be compared: `blocks`, or as many
+    as the deadline leaves time for, but a whole partition at least. Where that is too much for
+    all, the later finalists are left out; the best never is.
     """
     records = {row.id: row for row in queries.trials(bench.store, bench.study_id)}
+    plans = [
+        Plan(row, from_row(records[row.trial].candidate), _block_seconds(bench, row))
+        for row in finalists(rows, top)
+    ]
+    if deadline is not None:
+        plans, blocks = affordable(plans, blocks, bench.folds, deadline - time.monotonic())
     done = 0
-    for row in finalists(rows, top):
-        candidate = from_row(records[row.trial].candidate)
-        stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, CONFIRM)
-        cost = (blocks - len(stored)) * bench.seconds.get(
-            row.digest, row.seconds / max(1, row.blocks)
-        )
-        if deadline is not None and done and time.monotonic() + cost > deadline:
-            continue
+    for row, candidate, _ in plans:
         began = time.monotonic()
         try:
             values, tokens = run_blocks(

@@ -36,7 +36,7 @@ from storage.records import StudyRecord
 from storage.store import Store, StoreUnavailable
 
 #: Shares of a time budget that the baselines and the confirmation may take at most.
-BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.25
+BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.3
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -195,7 +195,7 @@ def _search(
         reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and clock.total is not None:
             cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
-            one = config.confirm.blocks * max(bench.seconds.values(), default=0.0)
+            one = bench.folds * max(bench.seconds.values(), default=0.0)
             reserve += min(max(cost, one), CONFIRM_SHARE * clock.total)
         if clock.left(reserve) <= 0 and (complete or clock.left() <= 0):
             break

@@ -27,7 +27,7 @@ from storage.records import StudyRecord
 from storage.store import Store, StudyMismatch
 
 #: Share of a time budget that the proposals may take at most.
-PROPOSAL_SHARE = 0.15
+PROPOSAL_SHARE = 0.1
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,10 @@ def test_no_two_tickets_are_near_duplicates(texts: list[str]) -> None:
 
 def test_lengths_are_spread(texts: list[str]) -> None:
     lengths = sorted(len(text.split()) for text in texts)
-    assert lengths[0] >= 4 and lengths[-1] <= 45
-    assert lengths[len(lengths) // 10] <= 10 and lengths[-len(lengths) // 10] >= 22
+    assert lengths[0] >= 4
+    assert lengths[-1] <= 45
+    assert lengths[len(lengths) // 10] <= 10
+    assert lengths[-len(lengths) // 10] >= 22
 
 
 def test_texts_follow_no_template(texts: list[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from autoprompt.data.task import Example, Task
 from autoprompt.proposals.base import Proposal
 from autoprompt.proposals.label_words import (
+    WordReader,
     halve,
     likeliest,
     likelihood_ratios,
@@ -136,3 +137,40 @@ def test_halves_hold_every_class() -> None:
         assert set(labels[learnt].tolist()) == set(labels[held_out].tolist()) == {0, 1, 2}
         assert (learnt | held_out).all()
     assert not (halve(labels)[0][0] & halve(labels)[0][1])[:5].any()
+
+
+def test_words_of_a_block_do_not_know_the_rows_it_is_scored_on(
+    builtin: Any, reviews: tuple[Example, ...]
+) -> None:
+    rows = random.Random(0).sample(reviews, len(reviews))
+    train, rest = tuple(rows[: len(rows) // 2]), tuple(rows[len(rows) // 2 :])
+    flipped = tuple(
+        dataclasses.replace(
+            row, label="negative" if row.label == "positive" else "positive", text=row.text[::-1]
+        )
+        for row in rest
+    )
+    recipe = "3 of 300 words"
+    honest = WordReader(builtin, reviews, SENTIMENT, TEMPLATE, seed=1).words(recipe, train)
+    other = WordReader(builtin, (*train, *flipped), SENTIMENT, TEMPLATE, seed=1)
+    assert honest is not None
+    assert honest == other.words(recipe, train)
+    assert honest != other.words(recipe, (*train, *flipped))
+
+
+def test_too_few_rows_give_no_words(builtin: Any, reviews: tuple[Example, ...]) -> None:
+    reader = WordReader(builtin, reviews, SENTIMENT, TEMPLATE, seed=1)
+    one_class = [row for row in reviews if row.label == "positive"]
+    assert reader.words("3 of 300 words", one_class) is None
+    assert reader.words("no such recipe", reviews) is None
+
+
+def test_proposals_must_do_better_than_known_words(
+    builtin: Any, reviews: tuple[Example, ...]
+) -> None:
+    reader = WordReader(builtin, reviews, SENTIMENT, TEMPLATE, seed=1)
+    known = Verbalizer((("negative", ("terrible",)), ("positive", ("great",))))
+    free, held = reader.propose(8), reader.propose(8, [known])
+    assert {one.text for one in held} <= {one.text for one in free}
+    best = Verbalizer.from_json(free[0].text)
+    assert all(one.score > free[-1].score for one in reader.propose(8, [best]))

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 import pytest
@@ -14,7 +15,7 @@ import toy
 from autoprompt.report.leaderboard import rows, winner
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import Pools
-from autoprompt.search.confirm import confirm, finalists
+from autoprompt.search.confirm import Plan, affordable, confirm, finalists
 from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Objective, Told, TrialFailed
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice
@@ -117,3 +118,23 @@ def test_baselines_are_rows_on_the_confirming_blocks_but_no_trials(
     }
     assert found[0].optuna_number is None
     assert len(sampler_study.trials) == count
+
+
+@pytest.mark.parametrize(
+    ("costs", "seconds", "kept", "blocks"),
+    [
+        ([1.0, 1.0], 100.0, 2, 8),  # time for all
+        ([4.0, 0.1, 0.1], 25.0, 3, 5),  # fewer blocks, the same for each
+        ([4.0, 4.0, 0.1], 20.0, 2, 4),  # the second costly one is left out, the cheap one is not
+        ([9.0, 0.1], 10.0, 1, 4),  # the best in any case
+        ([0.0, 0.0], 0.0, 2, 8),  # nothing costs anything
+    ],
+)
+def test_all_finalists_get_the_same_blocks_in_the_time(
+    costs: list[float], seconds: float, kept: int, blocks: int
+) -> None:
+    plans: list[Any] = [Plan(None, None, cost) for cost in costs]  # type: ignore[arg-type]
+    found, count = affordable(plans, 8, 4, seconds)
+    assert len(found) == kept
+    assert found[0] is plans[0]
+    assert count == blocks

@@ -57,11 +57,23 @@ class ModelInputs:
         )
 
 
-def collate(rows: Sequence[Encoded], pad_id: int, *, segments: bool = False) -> ModelInputs:
-    """Pad rows on the right to the longest one. All rows must read equally many positions."""
+def collate(
+    rows: Sequence[Encoded],
+    pad_id: int,
+    *,
+    segments: bool = False,
+    multiple: int = 1,
+    longest: int | None = None,
+) -> ModelInputs:
+    """Pad rows on the right to the longest one, then to a `multiple` but at most `longest`.
+
+    All rows must read equally many positions.
+    """
     import torch
 
-    longest = max(len(row.ids) for row in rows)
+    most = max(len(row.ids) for row in rows)
+    rounded = -(-most // multiple) * multiple
+    longest = rounded if longest is None else max(most, min(rounded, longest))
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
     attention = torch.zeros((len(rows), longest), dtype=torch.int64)
     types = torch.zeros((len(rows), longest), dtype=torch.int64) if segments else None

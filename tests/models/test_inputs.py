@@ -102,3 +102,16 @@ def test_batches_pad_on_the_right(tokenizer: Any) -> None:
         )
     assert batch.mask_positions.tolist() == [[0], [0]]
     assert collate(rows, 9).token_type_ids is None
+
+
+def test_batches_pad_to_a_multiple_but_not_beyond_the_model(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    rows = [encoder.encode_plain("good"), encoder.encode_plain("a good film", "it was great")]
+    longest = max(len(row.ids) for row in rows)
+    assert longest % 8
+    wide = collate(rows, 9, multiple=8)
+    assert wide.input_ids.shape[1] == -(-longest // 8) * 8
+    assert wide.attention_mask.sum().item() == sum(len(row.ids) for row in rows)
+    for limit in (longest, longest + 1, longest - 1):
+        shape = collate(rows, 9, multiple=8, longest=limit).input_ids.shape
+        assert shape[1] == max(longest, limit)

@@ -1,7 +1,7 @@
 """What the search itself costs beside model computation and beside Optuna. Prints JSON.
 
     PYTHONPATH=. python benchmarks/engine_cost.py [--stored 500] [--trials 50]
-    PYTHONPATH=. python benchmarks/engine_cost.py --memory [--model builtin] [--trials 100]
+    PYTHONPATH=. python benchmarks/engine_cost.py --memory [--model builtin] [--precision fp32]
 
 The first form runs the real loop of trials (Optuna with TPE, both tables in one SQLite file, a time
 budget) on blocks whose scores are made up at once. CPU milliseconds a trial are split into what is
@@ -178,7 +178,7 @@ def engine(stored: int, trials: int) -> dict[str, Any]:
     }
 
 
-def memory(model: str, trials: int, warm: int = 20) -> dict[str, Any]:
+def memory(model: str, trials: int, precision: str, warm: int = 20) -> dict[str, Any]:
     """Resident memory (MB) at the trials after `warm`: how much it grew over `trials` more."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     texts = ("the film was great and moving", "the plot was dull and boring")
@@ -196,7 +196,7 @@ def memory(model: str, trials: int, warm: int = 20) -> dict[str, Any]:
             "blocks": {"seeds": 1, "folds": 2},
             "confirm": {"blocks": 0},
             "final": {"train": False},
-            "train": {"steps": 2},
+            "train": {"steps": 2, "precision": precision},
         }
         options = Options(
             out=Path(folder) / "run",
@@ -212,6 +212,7 @@ def memory(model: str, trials: int, warm: int = 20) -> dict[str, Any]:
     first, last = statistics.median(kept[:tenth]), statistics.median(kept[-tenth:])
     return {
         "model": model,
+        "precision": precision,
         "trials": len(kept),
         "resident_mb_first": round(first, 1),
         "resident_mb_last": round(last, 1),
@@ -233,9 +234,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--model", default="builtin")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     given = parser.parse_args()
     if given.memory:
-        found = memory(given.model, given.trials or 100)
+        found = memory(given.model, given.trials or 100, given.precision)
     else:
         found = engine(given.stored, given.trials or 50)
     machine = {"machine": platform.machine(), "python": platform.python_version()}

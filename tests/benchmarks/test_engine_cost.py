@@ -35,8 +35,12 @@ def test_own_cost_stays_below_twenty_milliseconds_at_500_trials() -> None:
 
 
 @pytest.mark.slow
-def test_resident_memory_is_flat_over_100_trials(tiny_model: Path) -> None:
-    found = _measure("--memory", "--model", tiny_model, "--trials", 100)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resident_memory_is_flat_over_100_trials(tiny_model: Path, precision: str) -> None:
+    """In bf16 a batch of a new shape costs memory for good, so there must be few of them."""
+    model = tiny_model if precision == "fp32" else "builtin"
+    given = ("--model", model, "--precision", precision)
+    found = _measure("--memory", "--trials", 100, *given)
     assert found["trials"] == 100
     assert found["growth"] < 0.02
 

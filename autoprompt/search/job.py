@@ -35,6 +35,8 @@ from storage import queries
 from storage.records import StudyRecord
 from storage.store import Store, StoreUnavailable
 
+#: What loading torch and transformers takes at least, on two cores.
+IMPORT_SECONDS = 5.0
 #: Shares of a time budget that the baselines and the confirmation may take at most.
 BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.3
 #: A study whose first trials all fail is stopped: the rest would fail alike.
@@ -154,9 +156,12 @@ def _run(
 
 
 def _startup(workshop: Any, clock: Clock) -> float:
-    """Seconds from the call's start until the model is there: what a clean process will take."""
+    """Seconds from the call's start until the model is there: what a clean process will take.
+
+    In Python torch may have been loaded long before; a clean process loads it all the same.
+    """
     workshop.backbone  # noqa: B018  loads it
-    return clock.seconds - clock.spent
+    return max(clock.seconds - clock.spent, IMPORT_SECONDS)
 
 
 def _search(

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from autoprompt.learners.training import Settings, batches
 from autoprompt.models.inputs import Encoded, collate
+from autoprompt.models.masked import BF16_MULTIPLE
 
 
 class Watch(TrainerCallback):
@@ -73,7 +74,10 @@ def train(
     order = [row for batch in batches(len(rows), settings, seed) for row in batch]
 
     def collator(chosen: list[int]) -> dict[str, torch.Tensor]:
-        inputs = collate([rows[row] for row in chosen], pad_id, segments=segments)
+        multiple = BF16_MULTIPLE if bf16 else 1  # the same padding as ours
+        inputs = collate(
+            [rows[row] for row in chosen], pad_id, segments=segments, multiple=multiple
+        )
         found = {
             "input_ids": inputs.input_ids,
             "attention_mask": inputs.attention_mask,

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+#: An interrupt waits this many seconds at most for the database call it comes into.
+PATIENCE = 3.0
+_AGAIN = 0.01
 
 
 class Stopped(BaseException):
@@ -18,17 +24,38 @@ class Stopped(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM as `Stopped` inside; handlers as before outside. Main thread only."""
+    """Ctrl-C and SIGTERM as `Stopped` inside; handlers as before outside. Main thread only.
+
+    Inside SQLAlchemy it is raised a moment later, when that has returned: an exception from nowhere
+    in the middle of its pool is logged there, or lost in a callback of the garbage collector.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    code, latest = 0, 0.0
 
-    def stop(number: int, _frame: object) -> None:
-        raise Stopped(128 + number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal code, latest
+        if number != signal.SIGALRM:
+            code, latest = 128 + number, time.monotonic() + PATIENCE
+        if _inside(frame, "sqlalchemy") and time.monotonic() < latest:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            raise Stopped(code)
 
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.signal(number, stop) for number in watched}
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _inside(frame: FrameType | None, package: str) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).split(".")[0] == package:
+            return True
+        frame = frame.f_back
+    return False

@@ -71,6 +71,7 @@ def test_the_other_verbs_stop_as_well(
     assert said.code == 0, said.err
 
 
+@pytest.mark.slow
 def test_stopping_is_not_held_against_a_trial(data: Path, model: Path, tmp_path: Path) -> None:
     """Five times Ctrl-C in one trial: it is tried again all the same."""
     search = ("search", data, "--out", "run", "--model", model, *GIVEN, "train.steps=600")

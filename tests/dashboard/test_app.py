@@ -20,8 +20,9 @@ from storage.store import Store
 optuna_dashboard = pytest.importorskip("optuna_dashboard", reason="extra 'dashboard' missing")
 
 SERVE = """
-import logging, sys
+import logging, signal, sys
 from autoprompt.dashboard.app import serve
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job's children
 logging.basicConfig(level=logging.INFO)
 serve(sys.argv[1], port=int(sys.argv[2]))
 """

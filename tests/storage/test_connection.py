@@ -64,6 +64,7 @@ def test_a_text_file_is_no_database(tmp_path):
 _AS_NOBODY = """
 import os, sys
 from storage.store import Store, StoreUnavailable
+Store.open("sqlite://").close()  # loads what nobody may not read in a private folder
 if os.getuid() == 0:
     os.setgid(65534); os.setuid(65534)
 try:

@@ -199,9 +199,8 @@ def _search(
     while count < wanted:
         reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and clock.total is not None:
-            cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
-            one = bench.folds * max(bench.seconds.values(), default=0.0)
-            reserve += min(max(cost, one), CONFIRM_SHARE * clock.total)
+            cost = forecast.seconds(bench, config.confirm.top, bench.folds)
+            reserve += min(cost, CONFIRM_SHARE * clock.total)
         if clock.left(reserve) <= 0 and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from autoprompt.proposals.label_words import WordReader
 
 SEARCH, CONFIRM = "search", "confirm"
+#: Blocks that give a confirmed candidate a spread, and so a bound.
+FEWEST_CONFIRMED = 2
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,8 @@ class Objective:
     """Optuna's objective: a candidate's mean over blocks, reported block by block.
 
     A candidate that was scored before reports its stored blocks, then runs at least one more.
-    deadline: `time.monotonic()` after which no block is begun.
+    deadline: `time.monotonic()` by which the candidate must also have been confirmed and trained
+    on all rows, should it win; None = no limit.
     """
 
     bench: Bench
@@ -230,7 +233,7 @@ class Objective:
                     values[index] = stored[index].metrics[bench.metric]
                     trial.report(values[index], step=index)
                     continue
-                if self.deadline is not None and time.monotonic() > self.deadline:
+                if self._too_late(candidate, len(values)):
                     raise TimeoutError
                 part = bench.block(SEARCH, index)
                 found, used = bench.run_block(candidate, part, self.deadline)
@@ -259,6 +262,15 @@ class Objective:
             raise TrialFailed from problem
         finish("complete")
         return sum(values.values()) / len(values)
+
+    def _too_late(self, candidate: Candidate, have: int) -> bool:
+        """Whether one more block would leave no time for what must follow: training on all rows
+        (two blocks' time) and confirming, on a whole partition once this trial has one."""
+        if self.deadline is None:
+            return False
+        block = self.bench.seconds.get(candidate.digest, 0.0)
+        confirming = self.bench.folds if have >= self.bench.folds else FEWEST_CONFIRMED
+        return time.monotonic() + (1 + 2 + confirming) * block > self.deadline
 
     def _order(self, stored: dict[int, Any], *, retried: bool) -> list[int]:
         """Block indices in their fixed order: the stored ones, what is missing of the base

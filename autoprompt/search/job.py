@@ -201,7 +201,7 @@ def _search(
         if config.confirm.blocks and clock.total is not None:
             cost = forecast.seconds(bench, config.confirm.top, bench.folds)
             reserve += min(cost, CONFIRM_SHARE * clock.total)
-        if clock.left(reserve) <= 0 and (complete or clock.left() <= 0):
+        if clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:
             listener.say(f"all {size} candidates of the space have been tried")
@@ -211,7 +211,8 @@ def _search(
             bench=bench,
             space=space,
             pools=pools,
-            deadline=clock.deadline(reserve if complete else 0.0),
+            # the very first trial is untrained where the space has such: better late than none
+            deadline=clock.deadline(reserve if complete else 0.0) if count else None,
             told=tell,
         )
         studies.enqueue_next(optuna_study, firsts)

@@ -129,6 +129,8 @@ def resolve(options: Options, stored: Settings | None, unlabeled_digest: str | N
             f"--shots: {options.shots} is too few; give 2 or more rows per class, "
             "one to train on and one to score"
         )
+    if options.seed is not None and options.seed < 0:
+        raise configuration.ConfigError(f"--seed: {options.seed} is negative; give 0 or more")
     given: dict[str, Any] = {
         name: value
         for name in ("model", "presets", "templates", "words", "shots", "seed", "device")

@@ -9,13 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from autoprompt.report.leaderboard import ENOUGH_BLOCKS
 from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Told, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
 from storage.store import StoreUnavailable
-
-#: Each baseline gets this many blocks however short the time is: two give a spread.
-FEWEST_BLOCKS = 2
 
 
 def run_blocks(
@@ -43,7 +41,7 @@ def run_blocks(
             late = deadline is not None and (
                 time.monotonic() + bench.seconds.get(candidate.digest, 0.0) > deadline
             )
-            if late and len(values) >= FEWEST_BLOCKS:
+            if late and len(values) >= ENOUGH_BLOCKS:
                 break
             part = bench.block(stage, index)
             found, used = bench.run_block(candidate, part, limit)

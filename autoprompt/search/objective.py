@@ -18,6 +18,7 @@ from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
+from autoprompt.report.leaderboard import ENOUGH_BLOCKS
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
 from autoprompt.search.study import resolve
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from autoprompt.proposals.label_words import WordReader
 
 SEARCH, CONFIRM = "search", "confirm"
-#: Blocks that give a confirmed candidate a spread, and so a bound.
-FEWEST_CONFIRMED = 2
 
 
 @dataclass(frozen=True)
@@ -270,7 +269,7 @@ class Objective:
         if self.deadline is None:
             return False
         block = self.bench.seconds.get(candidate.digest, 0.0)
-        confirming = self.bench.folds if have >= self.bench.folds else FEWEST_CONFIRMED
+        confirming = self.bench.folds if have >= self.bench.folds else ENOUGH_BLOCKS
         return time.monotonic() + (1 + 2 + confirming) * block > self.deadline
 
     def _order(self, stored: dict[int, Any], *, retried: bool) -> list[int]:

@@ -20,6 +20,7 @@ KINDS: dict[str, type] = {
     "steps": int,
     "batch_size": int,
     "weight_decay": float,
+    "shrinkage": float,
     "demonstrations": int,
     "calibration": str,
     "prompt_length": int,
@@ -31,10 +32,11 @@ NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
 
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
-    "trainable": ("none", "prompt", "all"),
+    "trainable": ("none", "verbalizer", "prompt", "all"),
     "calibration": ("none", "prior"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split", "slots"),
 }
+_ABOVE_ZERO: dict[str, str] = {"learning_rate": "5e-5", "shrinkage": "0.3"}
 _LOWEST: dict[str, int] = {
     "steps": 1,
     "batch_size": 1,
@@ -86,8 +88,8 @@ def check_value(name: str, value: object) -> Value:
         raise SpaceError(f"{name}: {value!r} is not {word}; write for example {name} = {example}")
     if not math.isfinite(value):
         raise SpaceError(f"{name}: {value!r} is not finite; give a finite number")
-    if name == "learning_rate" and value <= 0:
-        raise SpaceError(f"{name}: {value!r} must be above 0; try 5e-5")
+    if name in _ABOVE_ZERO and value <= 0:
+        raise SpaceError(f"{name}: {value!r} must be above 0; try {_ABOVE_ZERO[name]}")
     if value < _LOWEST.get(name, -math.inf):
         raise SpaceError(f"{name}: {value!r} is too small; use {_LOWEST[name]} or more")
     return kind(value)

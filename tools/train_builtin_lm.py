@@ -7,13 +7,18 @@ Reads any plain text (one passage a line, .txt or .txt.gz), on CPU or GPU by one
 
 FILE=WEIGHT is the share of the training tokens (default: shares by size). The run ends at --tokens
 or --minutes, whichever comes first, and the learning rate falls to zero towards that end. Started
-again on the same --work it resumes from its last checkpoint. Embeddings stay frozen.
+again on the same --work it resumes from its last checkpoint; --start begins with an adapter that
+was trained before. Embeddings stay frozen.
+A share of the batches (--cues) shows each line with a cue that asks for one of its words
+(tools/lm_cues.py); there the state at the cue's mask also learns to tell the sentence encoder's
+embedding of the line (--distil), so that one position knows what the whole line is about.
 Run from the repository root. tools/evaluate_builtin_lm.py measures the result.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -28,6 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from autoprompt.models import builtin
+from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
 from tools.lm_text import (
     Lines,
     choose_masks,
@@ -39,12 +45,15 @@ from tools.lm_text import (
     tokenise,
 )
 
+PROJECTION = "distil.projection"
+
 
 class VocabularyLoss(torch.autograd.Function):
     """Mean cross-entropy over the whole vocabulary at the masked positions, slice by slice.
 
     The gradients are made in the forward pass, so the [masked, vocabulary] logits never exist at
-    once (a step of 550 masked tokens would write 67 MB of them). The decoder's matrix is frozen.
+    once, and they stay in bf16: at a step of 1,000 masked tokens these passes over memory would
+    take longer than the products (fp32: 22 % of a step, so: 13 %). The decoder's matrix is frozen.
     """
 
     @staticmethod
@@ -54,15 +63,14 @@ class VocabularyLoss(torch.autograd.Function):
         total = torch.zeros((), device=hidden.device)
         to_hidden = torch.empty_like(hidden)
         to_bias = torch.zeros_like(bias)
+        reduced = bias.to(decoder.dtype)
         for low in range(0, len(targets), rows):
-            part, wanted = hidden[low : low + rows], targets[low : low + rows]
-            logits = functional.linear(part, decoder).float().add_(bias)  # [rows, vocabulary]
-            logits.sub_(logits.logsumexp(dim=1, keepdim=True))
-            total -= logits.gather(1, wanted[:, None]).sum()
-            logits.exp_()
-            logits.scatter_add_(1, wanted[:, None], logits.new_full((len(wanted), 1), -1.0))
-            to_bias += logits.sum(dim=0)
-            to_hidden[low : low + rows] = logits.to(decoder.dtype) @ decoder
+            part, wanted = hidden[low : low + rows], targets[low : low + rows, None]
+            chances = torch.addmm(reduced, part, decoder.T).softmax(dim=1)  # [rows, vocabulary]
+            total -= chances.gather(1, wanted).float().clamp_min(1e-9).log().sum()
+            chances.scatter_add_(1, wanted, chances.new_full((len(wanted), 1), -1.0))
+            to_bias += chances.sum(dim=0, dtype=torch.float32)
+            to_hidden[low : low + rows] = chances @ decoder
         context.save_for_backward(to_hidden / len(targets), to_bias / len(targets))
         return total / len(targets)
 
@@ -128,18 +136,22 @@ class Trainer:
         bare, self.encoder = builtin.bare_model(folder)
         bare.config._attn_implementation = "eager"  # flash attention in bf16 is slow on a CPU
         bare.config.hidden_dropout_prob = bare.config.attention_probs_dropout_prob = 0.0
-        head = initial_head(counts, bare.config.hidden_size)
-        model: Any = builtin.assemble(bare, {**self.encoder, **head})
+        start = {**self.encoder, **initial_head(counts, bare.config.hidden_size)}
+        if options.start is not None:
+            start = builtin.adapted(self.encoder, load_file(options.start))
+        model: Any = builtin.assemble(bare, start)
         self.device = torch.device(options.device)
         self.model = model.to(self.device, dtype=torch.bfloat16)
-        self.names = [n for n, _ in model.named_parameters() if ".embeddings." not in n]
-        self.learned = {
-            n: (self.encoder[n] if n in self.encoder else head[n]).clone().to(self.device)
-            for n in self.names
-        }
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in self.learned)
+        self.teacher = self.sentence_encoder(folder)
         self.computed = dict(model.named_parameters())
+        self.names = [n for n in self.computed if ".embeddings." not in n]
+        for name, parameter in self.computed.items():
+            parameter.requires_grad_(name in self.names)
+        # From an answer's state to the sentence's embedding; needed in training alone.
+        start[PROJECTION] = torch.eye(bare.config.hidden_size)
+        self.computed[PROJECTION] = torch.nn.Parameter(start[PROJECTION].bfloat16().to(self.device))
+        self.names.append(PROJECTION)
+        self.learned = {n: start[n].clone().to(self.device) for n in self.names}
         groups = [
             {"params": [self.learned[n] for n in self.names if self.decays(n)], "head": False},
             {"params": [self.learned[n] for n in self.names if not self.decays(n)], "head": True},
@@ -154,24 +166,46 @@ class Trainer:
         """Encoder matrices decay; the head, biases and norms do not, and learn faster."""
         return name.endswith("weight") and "LayerNorm" not in name and not name.startswith("cls.")
 
-    def loss(self, ids: torch.Tensor, masked: torch.Tensor, mask: int) -> torch.Tensor:
-        """Mean cross-entropy of the masked tokens of ids [lines, longest]."""
+    def sentence_encoder(self, folder: Path) -> Any:
+        """The package's encoder as it is."""
+        bare, weights = builtin.bare_model(folder)
+        bare.config._attn_implementation = "eager"
+        head = initial_head(torch.ones(bare.config.vocab_size), bare.config.hidden_size)
+        whole: Any = builtin.assemble(bare, {**weights, **head})
+        return whole.bert.to(self.device, dtype=torch.bfloat16).requires_grad_(False)
+
+    @torch.no_grad()
+    def meanings(self, ids: torch.Tensor) -> torch.Tensor:
+        """Sentence embeddings [lines, width] of whole lines, nothing masked."""
         attention = (ids != self.model.config.pad_token_id).long()
-        states = self.model.bert(
-            input_ids=ids.masked_fill(masked, mask), attention_mask=attention
-        ).last_hidden_state
-        hidden = self.model.cls.predictions.transform(states[masked])  # [masked, width]
+        states = self.teacher(input_ids=ids, attention_mask=attention).last_hidden_state
+        return (states.float() * attention[..., None]).sum(dim=1)  # its length does not matter
+
+    def loss(self, batch: Cued) -> torch.Tensor:
+        """Mean cross-entropy of the masked tokens; with cues also how far each cue's state is from
+        telling its line's embedding (1 - cosine)."""
+        shown, targets, masked, places = (t.to(self.device) for t in batch[:4])
+        attention = (shown != self.model.config.pad_token_id).long()
+        states = self.model.bert(input_ids=shown, attention_mask=attention).last_hidden_state
+        transform = self.model.cls.predictions.transform
+        hidden = transform(states[masked])  # [masked, width]
         decoder = self.model.bert.embeddings.word_embeddings.weight
-        return VocabularyLoss.apply(hidden, self.bias, decoder, ids[masked], self.options.rows)
+        loss = VocabularyLoss.apply(hidden, self.bias, decoder, targets[masked], self.options.rows)
+        if len(places) == 0 or not self.options.distil:
+            return loss
+        answers = transform(states[torch.arange(len(places)), places])  # [lines, width]
+        told = functional.linear(answers, self.computed[PROJECTION]).float()
+        near = functional.cosine_similarity(told, self.meanings(batch.lines.to(self.device)))
+        return loss + self.options.distil * (1.0 - near).mean()
 
     def step(self, loss: torch.Tensor, rate: float) -> None:
         """One optimiser step; gradients of the bf16 copy move the fp32 weights."""
         loss.backward()
         matrices = [n for n in self.names if self.learned[n] is not self.bias]
         for name in matrices:
-            gradient = self.computed[name].grad
-            assert gradient is not None
-            self.learned[name].grad = gradient.float()
+            gradient = self.computed[name].grad  # none of the projection in a batch without cues
+            learned = self.learned[name]
+            learned.grad = torch.zeros_like(learned) if gradient is None else gradient.float()
             self.computed[name].grad = None
         torch.nn.utils.clip_grad_norm_([self.learned[n] for n in self.names], 1.0)
         for group in self.optimiser.param_groups:
@@ -197,7 +231,7 @@ class Trainer:
 
     def export(self, progress: dict[str, Any]) -> None:
         """Write the adapter file."""
-        weights = {n: self.learned[n].detach().cpu() for n in self.names}
+        weights = {n: self.learned[n].detach().cpu() for n in self.names if n != PROJECTION}
         metadata = {
             "format": builtin.ADAPTER_FORMAT,
             "encoder": builtin.PACKAGE_DIGESTS["model.safetensors"],
@@ -256,14 +290,42 @@ def prepare(options: argparse.Namespace) -> tuple[list[Lines], list[list[tuple[i
     return files, cut_batches(chosen, sizes, options.batch_tokens, rng), tokenizer
 
 
+def make_batch(
+    ids: torch.Tensor,
+    options: argparse.Namespace,
+    kinds: Kinds,
+    tokenizer: Any,
+    generator: torch.Generator,
+) -> Cued:
+    """Plain masked lines, or with probability --cues the same lines with a cue."""
+    special = torch.tensor(tokenizer.all_special_ids)
+    cued = float(torch.rand((), generator=generator)) < options.cues
+    rate = options.cue_mask_rate if cued else options.mask_rate
+    masked = choose_masks(ids, rate, special, generator)
+    found = add_cue(ids, masked, kinds, tokenizer, generator) if cued else None
+    if found is not None:
+        return found
+    nowhere = torch.zeros(0, dtype=torch.long)
+    return Cued(ids.masked_fill(masked, tokenizer.mask_token_id), ids, masked, nowhere, ids)
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: giving it back and faulting it in again takes a third of a
+    step on a CPU (M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of mallopt(3))."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 1024 * 1024)):
+            mallopt(parameter, value)
+
+
 def train(options: argparse.Namespace) -> None:
     """Train until --tokens or --minutes, checkpointing every --save minutes."""
     files, batches, tokenizer = prepare(options)
     counts = torch.zeros(tokenizer.vocab_size)
     for file in files:
         counts += torch.from_numpy(numpy.bincount(file.ids, minlength=tokenizer.vocab_size))
-    special = torch.tensor(tokenizer.all_special_ids)
-    counts[special] = 0
+    counts[torch.tensor(tokenizer.all_special_ids)] = 0
+    kinds = find_kinds(numpy.concatenate([file.ids for file in files]), tokenizer)
     trainer = Trainer(options, counts)
     progress = trainer.resume(options.work)
     print(f"{len(batches):,} batches, {json.dumps(progress)}", flush=True)
@@ -278,12 +340,10 @@ def train(options: argparse.Namespace) -> None:
             break
         ids = fill_batch(batches[number], files, tokenizer.pad_token_id)
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
-        masked = choose_masks(ids, options.mask_rate, special, generator)
-        if not masked.any():
+        batch = make_batch(ids, options, kinds, tokenizer, generator)
+        if not batch.masked.any():
             continue
-        loss = trainer.loss(
-            ids.to(trainer.device), masked.to(trainer.device), tokenizer.mask_token_id
-        )
+        loss = trainer.loss(batch)
         trainer.step(loss, learning_rate(done, options.rate, options.warm_up))
         losses.append(loss.item())
         progress["tokens"] += int((ids != tokenizer.pad_token_id).sum())
@@ -315,7 +375,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--save", type=float, default=5.0, help="minutes between checkpoints")
-    parser.add_argument("--batch-tokens", type=int, default=3_072)
+    parser.add_argument("--start", type=Path, help="adapter to begin with")
+    parser.add_argument("--cues", type=float, default=0.3, help="share of batches with a cue")
+    parser.add_argument("--cue-mask-rate", type=float, default=0.1)
+    parser.add_argument("--distil", type=float, default=1.0, help="weight of the embedding's term")
+    parser.add_argument("--batch-tokens", type=int, default=6_144)
     parser.add_argument("--longest", type=int, default=128, help="tokens of a line at most")
     parser.add_argument("--mask-rate", type=float, default=0.18)
     parser.add_argument("--rate", type=float, default=4e-4, help="peak learning rate")
@@ -327,6 +391,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    keep_memory()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.threads:
         torch.set_num_threads(options.threads)

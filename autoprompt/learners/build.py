@@ -16,7 +16,8 @@ from search_spaces.candidate import Candidate
 if TYPE_CHECKING:
     from autoprompt.learners.training import Settings
 
-PROMPT_METHODS = ("zero_shot", "hard")
+PROMPT_METHODS = ("zero_shot", "soft_verbalizer", "hard")
+TRAINABLE = ("none", "verbalizer", "all")
 BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
 # Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
 FINE_TUNING = {
@@ -92,8 +93,6 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
 
 
 def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
-    from autoprompt.learners.prompted import Prompted
-
     template = parse(str(_value(candidate, "template")))
     check_template(template, task.kind)
     verbalizer = Verbalizer.from_json(str(_value(candidate, "words")))
@@ -104,11 +103,20 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         )
     words = check_words(verbalizer, workshop.backbone.tokenizer, workshop.multi_token)
     trainable = candidate.get("trainable", "none")
-    if trainable not in ("none", "all"):
-        raise CandidateError(f"trainable: {trainable!r} is unknown; choose none or all")
+    if trainable not in TRAINABLE:
+        raise CandidateError(
+            f"trainable: {trainable!r} is unknown; choose one of {', '.join(TRAINABLE)}"
+        )
     calibration = candidate.get("calibration", "none")
     if calibration not in ("none", "prior"):
         raise CandidateError(f"calibration: {calibration!r} is unknown; choose none or prior")
+    if trainable == "verbalizer":
+        from autoprompt.learners.soft_verbalizer import SoftVerbalizer
+
+        shrinkage = float(_value(candidate, "shrinkage"))
+        return SoftVerbalizer(task, workshop, template, words, shrinkage=shrinkage)
+    from autoprompt.learners.prompted import Prompted
+
     training = _settings(candidate) if trainable == "all" else None
     return Prompted(
         task, workshop, template, words, training=training, prior=calibration == "prior"

@@ -47,9 +47,16 @@ def _prompt(described: Mapping[str, Any]) -> str:
         f"| {_plain(entry['label'])} | {', '.join(_plain(word) for word in entry['words'])} |"
         for entry in prompt["words"]
     )
+    trained = described["settings"].get("trainable")
+    note = {
+        "verbalizer": "The words are where the trained class vectors in `weights.safetensors` "
+        "began; alone they answer less well.",
+        "all": "The prompt belongs to the tuned weights in `weights.safetensors`; with the "
+        "untuned model it answers less well.",
+    }.get(str(trained), "")
     return (
         f"## Prompt\n\n```\n{prompt['template']}\n```\n\nA text becomes\n\n```\n{shown}\n```\n\n"
-        f"| label | words |\n| --- | --- |\n{words}"
+        f"| label | words |\n| --- | --- |\n{words}" + (f"\n\n{note}" if note else "")
     )
 
 

@@ -33,6 +33,12 @@ WORDS = Verbalizer((("bad | one", ("terrible",)), ("good", ("great", "moving")))
 PROMPT = {"template": "{text} It was {mask}.", "words": WORDS.to_json()}
 CANDIDATES = {
     "zero_shot": {"trainable": "none", "calibration": "prior", **PROMPT},
+    "soft_verbalizer": {
+        "trainable": "verbalizer",
+        "calibration": "none",
+        "shrinkage": 0.3,
+        **PROMPT,
+    },
     "hard": {
         "trainable": "all",
         "calibration": "none",

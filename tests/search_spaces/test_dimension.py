@@ -47,6 +47,7 @@ def test_written_forms(name, spec, made):
         ("learning_rate", {"low": 1e-5}, ("lacks 'high'", "give low and high")),
         ("learning_rate", {"low": 1e-5, "hihg": 1e-3}, ("'hihg'", "did you mean 'high'")),
         ("learning_rate", {"low": 1e-5, "high": 1e-3, "log": 1}, ("log", "1", "true nor false")),
+        ("shrinkage", 0, ("shrinkage: 0", "above 0", "0.3")),
         ("weight_decay", {"low": 0, "high": 0.1, "log": True}, ("low=0", "log", "raise it")),
         ("steps", {"options": [3], "low": 1}, ("options and a range",)),
         ("calibration", "piror", ("calibration", "'piror'", "did you mean 'prior'")),

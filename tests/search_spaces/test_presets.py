@@ -15,6 +15,7 @@ def test_shipped_presets():
         "fine_tuning",
         "full",
         "hard",
+        "soft_verbalizer",
         "tfidf",
         "zero_shot",
     }
@@ -23,7 +24,7 @@ def test_shipped_presets():
         assert space.methods
         assert set(space.open) <= {"template", "words"}
         assert presets.about(name).endswith(".")
-    full = Space.merge(presets.load("zero_shot"), presets.load("hard"))
+    full = Space.merge(*(presets.load(name) for name in ("zero_shot", "soft_verbalizer", "hard")))
     assert presets.load("full") == full
 
 

@@ -63,7 +63,11 @@ def test_joint_space_of_full_holds_more_than_method():
         return len(candidate["template"]) + 0.1 * (candidate["method"] == "hard") + trial.number
 
     study.optimize(objective, n_trials=20)
-    assert {trial.params["method"] for trial in study.trials} == {"zero_shot", "hard"}
+    assert {trial.params["method"] for trial in study.trials} == {
+        "zero_shot",
+        "soft_verbalizer",
+        "hard",
+    }
     groups = _GroupDecomposedSearchSpace().calculate(study).search_spaces
     joint = next(group for group in groups if "method" in group)
     assert {"method", "template", "words"} <= set(joint)
@@ -75,10 +79,12 @@ def test_joint_space_of_full_holds_more_than_method():
 def test_each_method_gets_its_own_values():
     for candidate in seen(filled("full", "fine_tuning", "tfidf")):
         method = candidate["method"]
-        assert ("template" in candidate) == (method in ("zero_shot", "hard"))
+        assert ("template" in candidate) == (method in ("zero_shot", "soft_verbalizer", "hard"))
+        assert ("shrinkage" in candidate) == (method == "soft_verbalizer")
         assert ("learning_rate" in candidate) == (method in ("hard", "fine_tuning"))
         assert candidate.get("trainable") == {
             "zero_shot": "none",
+            "soft_verbalizer": "verbalizer",
             "hard": "all",
             "fine_tuning": "all",
         }.get(method)
@@ -87,7 +93,7 @@ def test_each_method_gets_its_own_values():
             assert candidate["batch_size"] == 8
             assert 2e-5 <= candidate["learning_rate"] <= 3e-4
     methods = {c["method"] for c in seen(filled("full", "fine_tuning", "tfidf"))}
-    assert methods == {"zero_shot", "hard", "fine_tuning", "tfidf", "tfidf_nb"}
+    assert methods == {"zero_shot", "soft_verbalizer", "hard", "fine_tuning", "tfidf", "tfidf_nb"}
 
 
 def test_fixed_dimensions_are_never_asked():

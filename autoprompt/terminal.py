@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,20 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def run_search(data: str, options: Options) -> tuple[dict[str, Any], list[str]]:
-    """Search with progress on stderr; the JSON document and the lines that end it."""
-    clock = Clock(None)
+def _progress(clock: Clock) -> Callable[[str], None]:
+    """Says a line on stderr, the clock before it."""
 
     def say(text: str) -> None:
         minutes, seconds = divmod(int(clock.seconds), 60)
         print(f"{minutes:02d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
 
+    return say
+
+
+def run_search(data: str, options: Options) -> tuple[dict[str, Any], list[str]]:
+    """Search with progress on stderr; the JSON document and the lines that end it."""
+    clock = Clock(None)
+    say = _progress(clock)
     say("starting")
     quiet()
     from autoprompt.search import job
@@ -71,7 +77,7 @@ def run_test(path: Path, data: str, columns: Columns, again: bool) -> dict[str, 
         found = _read(data, columns, run.columns, run.task.kind)
         run.task.label_ids(found.examples)
         quiet()
-        return examine(run, found)
+        return examine(run, found, _progress(Clock(None)))
 
 
 def run_report(path: Path) -> list[str]:
@@ -184,9 +190,9 @@ def check_lines(document: dict[str, Any]) -> list[str]:
         counts = ", ".join(f"{label} {count}" for label, count in labels.items())
         repeated = document["duplicates"][name]
         lines.append(
-            f"{name}: {rows} rows" + (f" ({counts})" if counts else "") + f", {repeated} repeated"
+            f"{name}: {_rows(rows)}" + (f" ({counts})" if counts else "") + f", {repeated} repeated"
         )
-    lines += [f"{pair}: {count} rows in both" for pair, count in document["overlaps"].items()]
+    lines += [f"{pair}: {_rows(count)} in both" for pair, count in document["overlaps"].items()]
     lines.append(
         f"longest: {document['longest']} {document['longest_unit']} ({document['longest_place']})"
     )
@@ -194,6 +200,10 @@ def check_lines(document: dict[str, Any]) -> list[str]:
     lines += [f"warning: {text}" for text in document["warnings"]]
     lines += [f"error: {text}" for text in document["fatal"]]
     return lines
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def status_lines(document: dict[str, Any]) -> list[str]:
@@ -217,8 +227,8 @@ def test_lines(document: dict[str, Any]) -> list[str]:
     both = 0 < clean["n"] < document["n"]
     lines = [
         f"accuracy {document['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}) on "
-        f"{document['n']} rows, trial {document['trial']}",
-        f"{document['overlap']} rows are also labelled rows"
+        f"{_rows(document['n'])}, trial {document['trial']}",
+        f"{_rows(document['overlap'])} among the labelled rows too"
         + (f"; without them accuracy {clean['accuracy']:.3f}" if both else ""),
         "",
         f"{'':<14}{'accuracy':>9}{'macro F1':>9}{'MCC':>8}",

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
+from tools.lm_text import padded
+
 QUALITY, TOPIC = 0, 1
 #: kind of the answer, words before the line, words behind it
 CUES: tuple[tuple[int, str, str], ...] = (
@@ -95,9 +97,11 @@ def add_cue(
     kinds: Kinds,
     tokenizer: Any,
     generator: torch.Generator,
-) -> Cued | None:
-    """One cue for all lines of a batch [lines, longest] with [CLS] and [SEP]; lines without a word
-    that could answer are left out. None where no line has one. `masked`: drawn masks to keep."""
+) -> Cued:
+    """One cue for all lines of a batch [lines, longest] with [CLS] and [SEP].
+
+    A line without a word that could answer answers with any word. `masked`: drawn masks to keep.
+    """
     kind, before, behind = CUES[int(torch.randint(len(CUES), (), generator=generator))]
     head, tail = (
         torch.tensor(tokenizer.convert_tokens_to_ids(part.split()), dtype=ids.dtype)
@@ -105,16 +109,14 @@ def add_cue(
     )
     following = torch.cat([ids[:, 1:], ids[:, :1]], dim=1)
     can = kinds.answers[kind][ids] & ~kinds.continues[following]
-    keep = can.any(dim=1)
-    if not keep.any():
-        return None
-    ids, masked, can = ids[keep], masked[keep], can[keep]
+    ordinary = ~torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+    can = torch.where(can.any(dim=1, keepdim=True), can, ordinary)
     lines, longest = ids.shape
     chosen = torch.multinomial(can.float(), 1, generator=generator)  # [lines, 1]
     answers = ids.gather(1, chosen)
     masked = masked | (ids == answers)
     lengths = (ids != tokenizer.pad_token_id).sum(dim=1)
-    width = longest + len(head) + len(tail)
+    width = padded(longest + len(head) + len(tail))
     targets = torch.full((lines, width), tokenizer.pad_token_id, dtype=ids.dtype)
     hidden = torch.zeros((lines, width), dtype=torch.bool)
     places = torch.zeros(lines, dtype=torch.long)

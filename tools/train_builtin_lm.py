@@ -46,6 +46,7 @@ from tools.lm_text import (
 )
 
 PROJECTION = "distil.projection"
+SLICE = 128  # masked positions whose vocabulary logits are held at once
 
 
 class VocabularyLoss(torch.autograd.Function):
@@ -54,25 +55,28 @@ class VocabularyLoss(torch.autograd.Function):
     The gradients are made in the forward pass, so the [masked, vocabulary] logits never exist at
     once, and they stay in bf16: at a step of 1,000 masked tokens these passes over memory would
     take longer than the products (fp32: 22 % of a step, so: 13 %). The decoder's matrix is frozen.
+    Rows from `count` on are padding.
     """
 
     @staticmethod
     def forward(
-        context: Any, hidden: Any, bias: Any, decoder: Any, targets: Any, rows: int
+        context: Any, hidden: Any, bias: Any, decoder: Any, targets: Any, count: int
     ) -> torch.Tensor:
         total = torch.zeros((), device=hidden.device)
         to_hidden = torch.empty_like(hidden)
         to_bias = torch.zeros_like(bias)
         reduced = bias.to(decoder.dtype)
-        for low in range(0, len(targets), rows):
-            part, wanted = hidden[low : low + rows], targets[low : low + rows, None]
+        for low in range(0, len(targets), SLICE):
+            part, wanted = hidden[low : low + SLICE], targets[low : low + SLICE, None]
             chances = torch.addmm(reduced, part, decoder.T).softmax(dim=1)  # [rows, vocabulary]
-            total -= chances.gather(1, wanted).float().clamp_min(1e-9).log().sum()
+            real = max(0, count - low)
+            total -= chances.gather(1, wanted)[:real].float().clamp_min(1e-9).log().sum()
             chances.scatter_add_(1, wanted, chances.new_full((len(wanted), 1), -1.0))
+            chances[real:] = 0.0
             to_bias += chances.sum(dim=0, dtype=torch.float32)
-            to_hidden[low : low + rows] = chances @ decoder
-        context.save_for_backward(to_hidden / len(targets), to_bias / len(targets))
-        return total / len(targets)
+            to_hidden[low : low + SLICE] = chances @ decoder
+        context.save_for_backward(to_hidden / count, to_bias / count)
+        return total / count
 
     @staticmethod
     def backward(context: Any, *gradients: Any) -> Any:
@@ -188,9 +192,12 @@ class Trainer:
         attention = (shown != self.model.config.pad_token_id).long()
         states = self.model.bert(input_ids=shown, attention_mask=attention).last_hidden_state
         transform = self.model.cls.predictions.transform
-        hidden = transform(states[masked])  # [masked, width]
+        chosen = masked.flatten().nonzero()[:, 0]
+        count = len(chosen)
+        chosen = functional.pad(chosen, (0, -count % SLICE), value=int(chosen[0]))
+        hidden = transform(states.flatten(0, 1)[chosen])  # [masked and padding, width]
         decoder = self.model.bert.embeddings.word_embeddings.weight
-        loss = VocabularyLoss.apply(hidden, self.bias, decoder, targets[masked], self.options.rows)
+        loss = VocabularyLoss.apply(hidden, self.bias, decoder, targets.flatten()[chosen], count)
         if len(places) == 0 or not self.options.distil:
             return loss
         answers = transform(states[torch.arange(len(places)), places])  # [lines, width]
@@ -302,9 +309,8 @@ def make_batch(
     cued = float(torch.rand((), generator=generator)) < options.cues
     rate = options.cue_mask_rate if cued else options.mask_rate
     masked = choose_masks(ids, rate, special, generator)
-    found = add_cue(ids, masked, kinds, tokenizer, generator) if cued else None
-    if found is not None:
-        return found
+    if cued:
+        return add_cue(ids, masked, kinds, tokenizer, generator)
     nowhere = torch.zeros(0, dtype=torch.long)
     return Cued(ids.masked_fill(masked, tokenizer.mask_token_id), ids, masked, nowhere, ids)
 
@@ -386,7 +392,6 @@ def main() -> None:
     parser.add_argument("--head-rate", type=float, default=2.5, help="times --rate")
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--warm-up", type=float, default=0.05, help="share of the run")
-    parser.add_argument("--rows", type=int, default=256, help="masked positions a slice")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)

@@ -111,8 +111,18 @@ def read(
     return Table(source, found, tuple(examples), digest(examples), tuple(problems))
 
 
+def _is_object(line: str) -> bool:
+    """Whether the line is JSON of an object; a text may begin with a brace too."""
+    if line[:1] != "{":
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
-    """Texts to predict, in order: one text a line; a line that begins with `{` is a JSON object
+    """Texts to predict, in order: one text a line, or where the first line is one, JSON objects
     with `text` (or `text_a`) and, for pairs, `text_b`. Raises DataError with the line."""
     source = "standard input"
     content = getattr(stream, "buffer", stream).read()
@@ -124,11 +134,14 @@ def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
         lines.pop()
     if not lines:
         raise DataError(f"{source}: no rows; write one text a line")
+    objects = lines[0][:1] == "{" and lines[0][1:].lstrip()[:1] in ('"', "}")  # even if broken
     examples = []
     for number, line in enumerate(lines, start=1):
         place = f"{source}, line {number}"
         line = line.removesuffix("\r")
-        row: dict[str, Cell] = parse_object(line, place) if line[:1] == "{" else {"text": line}
+        if not objects and _is_object(line):
+            raise DataError(f"{place}: a JSON object after lines of plain text; give one form only")
+        row: dict[str, Cell] = parse_object(line, place) if objects else {"text": line}
         name = next((name for name in TEXT_NAMES if name in row), TEXT_NAMES[0])
         first, second = row.get(name), row.get(TEXT_B_NAME)
         wrong = _why_not_text(name, first)

@@ -5,7 +5,7 @@ All learners are fixed beforehand; nothing here feeds back into a choice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +50,7 @@ def examine(
     workshop: Workshop,
     *,
     columns: Mapping[str, str],
+    say: Callable[[str], None] = lambda _text: None,
 ) -> dict[str, Any]:
     """Train what is missing, score everything on the table, record the opening.
 
@@ -62,10 +63,12 @@ def examine(
         raise RunError(f"test {folder.path}: no trial is complete yet; run the search first")
     if bundle_trial(folder.bundle) != best.trial:
         columns = folder.read_manifest()["columns"]
+        say(f"training trial {best.trial} ({best.method}) on all labelled rows")
         write_bundle(folder.bundle, best, store, study, task, labelled, workshop, columns)
     scorers: list[tuple[Row, Scorer]] = [(best, load_bundle(folder.bundle, workshop.device))]
     for row in board:
         if row.baseline and row.state == "complete":
+            say(f"training the baseline {row.method}")
             candidate = candidate_of(store, study, row.trial)
             learner = train_on_all(candidate, task, labelled, workshop, study.seed)
             # a learner shares the resident model: take its answers before the next one trains
@@ -74,6 +77,7 @@ def examine(
     clean = [i for i in range(len(table.examples)) if i not in known]
     truth = task.label_ids(table.examples)
     found: list[dict[str, Any]] = []
+    say(f"scoring {len(truth)} test rows")
     for row, scorer in scorers:
         predicted = np.argmax(scorer.scores(table.examples), axis=1).tolist()
         for subset, kept in (("all", range(len(truth))), ("clean", clean)):

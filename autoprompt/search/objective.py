@@ -58,7 +58,8 @@ class Bench:
 
     startup: seconds from the process's start until the model was loaded. slowest: the slowest
     block of the search so far, baselines apart. seconds: wall clock of the
-    last block of every candidate, by digest (a moving guess of what confirming it will cost).
+    last block of every candidate, by digest (a moving guess of what confirming it will cost). pace:
+    seconds a trained row took in the last block that trained, baselines too.
     parts: blocks drawn so far. guide_template: the one that proposed words were read with; words:
     those chosen inside blocks so far, by (recipe, stage, index).
     """
@@ -75,6 +76,7 @@ class Bench:
     versions: dict[str, Any]
     startup: float = 0.0
     slowest: float = 0.0
+    pace: float = 0.0
     guide_template: str = ""
     words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -114,8 +116,16 @@ class Bench:
         learner.fit(train, seed=seed, deadline=deadline)
         predicted = np.argmax(learner.scores(evaluation), axis=1)
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
-        self.seconds[candidate.digest] = time.monotonic() - began
+        took = time.monotonic() - began
+        self.seconds[candidate.digest] = took
+        if work := _trained_rows(candidate):
+            self.pace = took / work
         return found, learner.tokens
+
+    def expected(self, candidate: Candidate) -> float:
+        """Seconds a block of the candidate will take: as its last, or by what it trains."""
+        known = self.seconds.get(candidate.digest)
+        return self.pace * _trained_rows(candidate) if known is None else known
 
     def inside(self, candidate: Candidate, part: Block, train: Sequence[Example]) -> Candidate:
         """The candidate as this block may know it: words that were proposed from all rows are
@@ -155,6 +165,11 @@ class Bench:
             baseline=baseline,
             versions=self.versions,
         )
+
+
+def _trained_rows(candidate: Candidate) -> int:
+    """Rows that pass through a training of the model; 0 where none is trained."""
+    return int(candidate.get("steps", 0)) * int(candidate.get("batch_size", 0))
 
 
 def _words(words: str | None) -> dict[str, list[str]] | None:
@@ -264,13 +279,14 @@ class Objective:
         return sum(values.values()) / len(values)
 
     def _too_late(self, candidate: Candidate, have: int) -> bool:
-        """Whether one more block would leave no time for what must follow: training on all rows
-        (two blocks' time) and confirming, on a whole partition once this trial has one."""
+        """Whether one more block would leave no time for what must follow: the rest of its first
+        partition (less is no score), training on all rows (two blocks' time), and confirming, on
+        a whole partition once this trial has one."""
         if self.deadline is None:
             return False
-        block = self.bench.seconds.get(candidate.digest, 0.0)
-        confirming = self.bench.folds if have >= self.bench.folds else ENOUGH_BLOCKS
-        return time.monotonic() + (1 + 2 + confirming) * block > self.deadline
+        folds = self.bench.folds
+        needed = max(1, folds - have) + 2 + (folds if have >= folds else ENOUGH_BLOCKS)
+        return time.monotonic() + needed * self.bench.expected(candidate) > self.deadline
 
     def _order(self, stored: dict[int, Any], *, retried: bool) -> list[int]:
         """Block indices in their fixed order: the stored ones, what is missing of the base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +166,9 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
         )
 
 
-def examine(run: OpenRun, table: Table) -> dict[str, Any]:
+def examine(
+    run: OpenRun, table: Table, say: Callable[[str], None] = lambda _text: None
+) -> dict[str, Any]:
     """Score winner and baselines on the test table and record the opening. Loads the model."""
     from autoprompt.search import exam
 
@@ -179,4 +181,5 @@ def examine(run: OpenRun, table: Table) -> dict[str, Any]:
         run.labelled(),
         run.workshop(),
         columns=run.manifest["columns"],
+        say=say,
     )

@@ -11,7 +11,6 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import Any
 
 import optuna
@@ -31,6 +30,9 @@ from storage.store import Store, StudyMismatch
 
 #: A trial whose process died this often is taken to kill its process: it is failed for good.
 MOST_RETRIES = 3
+#: Trained prompts that are tried before the sampler may choose: each costs as much as a hundred
+#: untrained ones.
+FIRST_TRAINED = 3
 #: Passes over the labelled rows in the first trial of a tuned prompt; on mr, subj and snips fewer
 #: left many classes unlearnt and more gained little.
 PASSES = 5
@@ -125,7 +127,7 @@ def typical(space: Space, method: str, rows: int) -> dict[str, Any]:
 
 def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
     """What is tried first: the user's prompts by every method, then the best ranked and the
-    default ones, three untrained (they cost next to nothing) before the first trained."""
+    default ones: all the untrained (they cost next to nothing), then the first few trained."""
     own: list[dict[str, Any]] = []
     untrained: list[dict[str, Any]] = []
     trained: list[dict[str, Any]] = []
@@ -138,9 +140,7 @@ def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
                 given = "user" in (pools.entry(template).source, pools.entry(words).source)
             row = own if given else trained if "steps" in values else untrained
             row.append(space.params(values))
-    turns = zip_longest(untrained[3:], trained[1:])
-    rest = [params for pair in turns for params in pair if params is not None]
-    return [*own, *untrained[:3], *trained[:1], *rest]
+    return [*own, *untrained, *trained[:FIRST_TRAINED]]
 
 
 def enqueue_next(study: optuna.study.Study, firsts: deque[dict[str, Any]]) -> None:

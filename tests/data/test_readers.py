@@ -348,12 +348,16 @@ def test_hugging_face_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_stream() -> None:
-    lines = b'NA\r\n{"text": "{a}"}\n{"text_a": "a", "text_b": "b"}\n"quoted", yes\n'
+    lines = b'NA\r\n{lol} nice\n"quoted", yes\n'
     expected = (
         Example("NA", None, None, 1),
-        Example("{a}", None, None, 2),
-        Example("a", "b", None, 3),
-        Example('"quoted", yes', None, None, 4),
+        Example("{lol} nice", None, None, 2),
+        Example('"quoted", yes', None, None, 3),
+    )
+    objects = b'{"text": "{a}"}\n{ "text_a": "a", "text_b": "b"}\n'
+    assert read_stream(io.BytesIO(objects)) == (
+        Example("{a}", None, None, 1),
+        Example("a", "b", None, 2),
     )
     assert read_stream(io.BytesIO(lines)) == expected
     assert read_stream(io.TextIOWrapper(io.BytesIO(lines), encoding="ascii")) == expected
@@ -365,7 +369,10 @@ def test_stream() -> None:
     [
         (b"", "no rows"),
         (b"a\n\nb\n", "line 2: column 'text' is empty"),
-        (b"a\n{oops\n", "line 2: not JSON"),
+        (b'{"text": "a"\n', "line 1: not JSON"),
+        (b'{"text": "a"}\n{oops\n', "line 2: not JSON"),
+        (b'{"text": "a"}\nplain\n', "line 2: not JSON"),
+        (b'a\n{"text": "b"}\n', "line 2: a JSON object after lines of plain text"),
         (b'{"text": "a", "text_b": ""}', "line 1: column 'text_b' is empty"),
         (b'{"label": "a"}', "line 1: column 'text' is empty"),
         (b"a\n\xff\n", "line 2: byte 0xff"),

@@ -133,8 +133,8 @@ def test_the_users_prompt_comes_first_and_then_the_default(finished_run: Path) -
         templates, words = store.pool(record.id, "template"), store.pool(record.id, "words")
     order = [(row.candidate.method, row.candidate.template) for row in ran]
     own, default = "{text} the story was {mask} .", manual.default_template("single")
-    assert order[:2] == [("zero_shot", own), ("hard", own)]
-    assert ("zero_shot", default) in order[2:]  # after the best ranked one
+    assert order[:3] == [("zero_shot", own), ("soft_verbalizer", own), ("hard", own)]
+    assert ("zero_shot", default) in order[3:]  # after the best ranked one
     assert ran[0].candidate.label_words == {"bad": ["dull"], "good": ["brave"]}
     assert templates[0].source == words[0].source == "user"
     assert len({entry.source for entry in templates} - {"user", "manual"}) >= 1  # proposals came

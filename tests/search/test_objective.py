@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from autoprompt.search import study as studies
 from autoprompt.search.choices import Pools
 from autoprompt.search.objective import SEARCH, Bench, Objective, Told, TrialFailed
 from search_spaces.candidate import Candidate
-from search_spaces.dimension import Choice
+from search_spaces.dimension import Choice, dimension
 from search_spaces.space import Space
 from storage import queries
 
@@ -180,6 +181,33 @@ def test_a_deadline_ends_a_trial_between_blocks(
     sampler_study.optimize(objective, n_trials=1)
     assert [(told.state, told.blocks) for told in ended] == [("pruned", 0)]
     assert sampler_study.trials[0].state == TrialState.PRUNED
+
+
+def test_training_that_cannot_have_a_whole_partition_is_not_begun(
+    make_bench: Callable[..., Bench], sampler_study: optuna.study.Study, tiny_model: Path
+) -> None:
+    """One block of it is no score; another candidate can use the time."""
+    bench = make_bench(model=str(tiny_model))
+    space = Space(
+        tuple(
+            dimension(name, value)
+            for name, value in {
+                "method": "fine_tuning",
+                "learning_rate": 1e-3,
+                "steps": [2, 2000],
+                "batch_size": 4,
+            }.items()
+        )
+    )
+    ended: list[Told] = []
+    for steps in (2, 2000):
+        objective = Objective(bench, space, Pools(()), time.monotonic() + 30.0, ended.append)
+        sampler_study.enqueue_trial({"steps": steps})
+        sampler_study.optimize(objective, n_trials=1)
+        bench.pace = 0.02  # of this machine or a slower one
+    assert [(told.state, told.blocks) for told in ended] == [("complete", 8), ("pruned", 0)]
+    assert ended[1].seconds < 5.0
+    assert "time" in str(ended[1].error)
 
 
 def test_zero_shot_answers_do_not_depend_on_what_was_trained_before(

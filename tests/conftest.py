@@ -142,5 +142,5 @@ def finished_run(
 
     run = tmp_path_factory.mktemp("finished") / "run"
     own = ("--template", "{text} the story was {mask} .", "--words", "bad=dull", "--words")
-    toy.search(toy_data, run, tiny_model, "--trials", 4, *own, "good=brave")
+    toy.search(toy_data, run, tiny_model, "--trials", 6, *own, "good=brave")
     return run

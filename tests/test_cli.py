@@ -60,7 +60,7 @@ def test_leaderboard_rows_have_the_documented_keys(finished_run: Path) -> None:
     assert len({row["trial"] for row in found}) == len(found)
     assert {row["state"] for row in found} <= {"complete", "pruned", "failed", "running"}
     assert {row["method"] for row in found if row["baseline"]} == BASELINES
-    assert sum(not row["baseline"] for row in found) == 4
+    assert sum(not row["baseline"] for row in found) == 6
 
 
 def test_check_says_what_the_data_is(toy_data: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_check_fails_on_one_class_but_still_reports(tmp_path: Path) -> None:
 def test_status_counts_trials_and_finds_the_bundle(finished_run: Path) -> None:
     said = command("status", finished_run, "--json")
     document = said.document
-    assert sum(document["trials"].values()) == 4
+    assert sum(document["trials"].values()) == 6
     assert document["baselines"] == 6
     assert document["stage"] == "done"
     assert document["bundle"] is True

@@ -34,11 +34,6 @@ class CandidateError(ValueError):
     exit_code = 2
 
 
-def is_prompt(method: str) -> bool:
-    """Whether the method asks the model through a template."""
-    return method in PROMPT_METHODS
-
-
 def needs_model(candidate: Candidate) -> bool:
     """Whether the candidate's answers come from the run's language model."""
     return candidate["method"] in (*PROMPT_METHODS, "fine_tuning")

@@ -55,19 +55,6 @@ RECIPES = (
 )
 
 
-def propose_words(
-    backbone: Backbone,
-    examples: Sequence[Example],
-    task: Task,
-    template: Template,
-    *,
-    count: int,
-    seed: int,
-) -> tuple[Proposal, ...]:
-    """Read the rows once and propose: see `WordReader.propose`."""
-    return WordReader(backbone, examples, task, template, seed=seed).propose(count)
-
-
 class WordReader:
     """What the model expects at one template's mask for labelled rows; words are chosen from it.
 

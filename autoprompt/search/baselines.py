@@ -25,9 +25,10 @@ def run_blocks(
     blocks: int,
     deadline: float | None,
     limit: float | None = None,
+    least: int = ENOUGH_BLOCKS,
 ) -> tuple[list[float], int]:
     """Score the blocks of `stage` that the candidate lacks: all that end before `deadline`, and
-    the first two in any case, unless `limit` passes (TimeoutError).
+    the first `least` in any case, unless `limit` passes (TimeoutError).
 
     Returns its values over the blocks it now has, and the tokens processed.
     """
@@ -41,7 +42,7 @@ def run_blocks(
             late = deadline is not None and (
                 time.monotonic() + bench.seconds.get(candidate.digest, 0.0) > deadline
             )
-            if late and len(values) >= ENOUGH_BLOCKS:
+            if late and len(values) >= least:
                 break
             part = bench.block(stage, index)
             found, used = bench.run_block(candidate, part, limit)

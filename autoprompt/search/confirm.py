@@ -19,15 +19,33 @@ from storage.store import StoreUnavailable
 
 
 def finalists(rows: Sequence[Row], top: int) -> list[Row]:
-    """The best complete candidates by search mean, one row a candidate, baselines left out."""
+    """The best complete candidates by search mean, one row a candidate, baselines left out.
+
+    The best of each method is among them, unless its upper bound is below the best of all: of a
+    hundred quick candidates a few have luck, and would take all places from one slow candidate.
+    """
     searched = [row for row in rows if row.state == "complete" and not row.baseline]
     ordered = sorted(searched, key=lambda row: (-(_search_mean(row)), row.trial))
-    return [row for row, _ in distinct(ordered)][:top]
+    candidates = [row for row, _ in distinct(ordered)]
+    firsts = list({row.method: row for row in reversed(candidates)}.values())
+    level = max((_search_mean(row) for row in firsts), default=0.0)
+    close = [row for row in firsts if _upper_bound(row) >= level]
+    close.sort(key=candidates.index)
+    others = [row for row in candidates if row not in close]
+    chosen = [*close[:top], *others[: max(0, top - len(close))]]
+    return sorted(chosen, key=candidates.index)
 
 
 def _search_mean(row: Row) -> float:
     value = row.search_mean if row.search_mean is not None else row.mean
     return float("-inf") if value is None else value
+
+
+def _upper_bound(row: Row) -> float:
+    """As far above the search mean as the lower bound is below it; without one, no limit."""
+    if row.mean is None or row.lower_bound is None:
+        return float("inf")
+    return _search_mean(row) + (row.mean - row.lower_bound)
 
 
 class Forecast:
@@ -37,17 +55,26 @@ class Forecast:
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._known: dict[str, tuple[float, float]] = {}  # digest: search mean, seconds a block
-        for row in finalists(rows, len(rows)):
-            self.add(row.digest, _search_mean(row), row.seconds / max(1, row.blocks))
+        self._known: dict[str, tuple[float, float, str]] = {}  # mean, seconds a block, method
+        for row in rows:
+            if row.state == "complete" and not row.baseline:
+                cost = row.seconds / max(1, row.blocks)
+                self.add(row.digest, row.method, _search_mean(row), cost)
 
-    def add(self, digest: str, mean: float, seconds: float) -> None:
+    def add(self, digest: str, method: str, mean: float, seconds: float) -> None:
         """A complete candidate, or one that is known by more blocks now."""
-        self._known[digest] = mean, seconds
+        self._known[digest] = mean, seconds, method
 
     def seconds(self, bench: Bench, top: int, blocks: int) -> float:
-        best = heapq.nlargest(top, self._known.items(), key=lambda item: item[1][0])
-        return sum(blocks * bench.seconds.get(digest, cost) for digest, (_, cost) in best)
+        """At most, should the best of every method be among the finalists."""
+        firsts: dict[str, str] = {}
+        for digest, (mean, _, method) in self._known.items():
+            if method not in firsts or mean > self._known[firsts[method]][0]:
+                firsts[method] = digest
+        best = heapq.nlargest(top, self._known, key=lambda digest: self._known[digest][0])
+        chosen = dict.fromkeys([*firsts.values(), *best])
+        costs = (bench.seconds.get(digest, self._known[digest][1]) for digest in chosen)
+        return blocks * sum(list(costs)[:top])
 
 
 class Plan(NamedTuple):
@@ -105,7 +132,13 @@ def confirm(
         began = time.monotonic()
         try:
             values, tokens = run_blocks(
-                bench, row.trial, candidate, stage=CONFIRM, blocks=blocks, deadline=deadline
+                bench,
+                row.trial,
+                candidate,
+                stage=CONFIRM,
+                blocks=blocks,
+                deadline=deadline,
+                least=bench.folds,
             )
         except StoreUnavailable:
             raise

@@ -39,6 +39,10 @@ from storage.store import Store, StoreUnavailable
 IMPORT_SECONDS = 5.0
 #: Shares of a time budget that the baselines and the confirmation may take at most.
 BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.3
+#: What confirming takes at least, however quick the candidates: words to choose, rows to write.
+CONFIRM_SECONDS = 3.0
+#: Blocks take now less, now more time than the last one.
+CONFIRM_MARGIN = 1.15
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -200,7 +204,7 @@ def _search(
         reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and clock.total is not None:
             cost = forecast.seconds(bench, config.confirm.top, bench.folds)
-            reserve += min(cost, CONFIRM_SHARE * clock.total)
+            reserve += CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * clock.total)
         if clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:
@@ -224,7 +228,8 @@ def _search(
             seen.add(told.candidate.digest)
             if told.state == "complete" and told.mean is not None:
                 one = told.seconds / max(1, told.blocks)
-                forecast.add(told.candidate.digest, told.mean, one)
+                method = str(told.candidate["method"])
+                forecast.add(told.candidate.digest, method, told.mean, one)
         store.update_study(bench.study_id, seconds=clock.seconds)
         if failed == count >= HOPELESS:
             break

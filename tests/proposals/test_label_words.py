@@ -17,7 +17,6 @@ from autoprompt.proposals.label_words import (
     halve,
     likeliest,
     likelihood_ratios,
-    propose_words,
     steadiness,
 )
 from autoprompt.proposals.vocabulary import STOP_WORDS
@@ -26,6 +25,10 @@ from autoprompt.text.verbalizer import Verbalizer, check_words
 
 SENTIMENT = Task("single", ("negative", "positive"))
 TEMPLATE = parse("{text} It was {mask}.")
+
+
+def propose_words(backbone, examples, task, template, *, count, seed):
+    return WordReader(backbone, examples, task, template, seed=seed).propose(count)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import optuna
 import pytest
 import toy
 
-from autoprompt.report.leaderboard import rows, winner
+from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import Pools
-from autoprompt.search.confirm import Plan, affordable, confirm, finalists
+from autoprompt.search.confirm import Forecast, Plan, affordable, confirm, finalists
 from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Objective, Told, TrialFailed
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice
@@ -74,6 +74,43 @@ def test_confirming_uses_blocks_that_the_search_never_saw(searched: Bench) -> No
         assert sorted(two.train + two.evaluation) == list(range(len(NOISY)))
 
 
+def _row(trial: int, method: str, mean: float, sd: float = 0.1) -> Row:
+    bound = mean - 2 * sd
+    figures = {"mean": mean, "sd": sd, "lower_bound": bound, "blocks": 8, "seconds": 1.0}
+    return Row(
+        rank=trial,
+        trial=trial,
+        state="complete",
+        baseline=False,
+        method=method,
+        template=None,
+        label_words=None,
+        settings={},
+        metric="accuracy",
+        search_mean=mean,
+        digest=f"d{trial}",
+        stage="search",
+        **figures,
+    )
+
+
+def test_the_best_of_each_method_is_a_finalist_where_it_may_be_the_best() -> None:
+    quick = [_row(number, "soft_verbalizer", 0.9 - number / 100) for number in range(8)]
+    slow, hopeless = _row(20, "hard", 0.75), _row(21, "zero_shot", 0.5)
+    found = [row.trial for row in finalists([*quick, slow, hopeless], 5)]
+    assert found == [0, 1, 2, 3, 20]
+    assert [row.trial for row in finalists([*quick, slow], 1)] == [0]
+    assert [row.trial for row in finalists([slow, *quick[:2]], 5)] == [0, 1, 20]
+
+
+def test_the_forecast_counts_the_slow_method_that_will_be_confirmed(searched: Bench) -> None:
+    forecast = Forecast([_row(number, "soft_verbalizer", 0.9) for number in range(8)])
+    quick = forecast.seconds(searched, 5, 4)
+    forecast.add("slow", "hard", 0.7, 10.0)
+    assert quick == pytest.approx(5 * 4 / 8)
+    assert forecast.seconds(searched, 5, 4) == pytest.approx(4 * 10.0 + 4 * 4 / 8)
+
+
 def test_a_candidate_tried_twice_is_confirmed_once(searched: Bench) -> None:
     board = _board(searched)
     assert len([row for row in board if not row.baseline]) == 3
@@ -98,6 +135,7 @@ def test_without_time_the_best_alone_is_confirmed(searched: Bench) -> None:
     )
     assert done == 1
     confirmed = [row for row in _board(searched) if row.stage == CONFIRM]
+    assert {row.blocks for row in confirmed} == {searched.folds}  # less would be luck
     assert {row.digest for row in confirmed} == {finalists(_board(searched), 1)[0].digest}
 
 

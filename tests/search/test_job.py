@@ -74,7 +74,7 @@ def test_two_fresh_runs_give_the_same_leaderboard(
 ) -> None:
     """Proposals, order of trials, training and confirming: all from the seed alone."""
     own = ("--template", "{text} the story was {mask} .", "--words", "bad=dull", "--words")
-    more = ("--trials", 4, *own, "good=brave", "final.train=false")
+    more = ("--trials", 6, *own, "good=brave", "final.train=false")
     toy.search(toy_data, tmp_path / "run", tiny_model, *more)
     assert toy.without_seconds(toy.board(tmp_path / "run")) == toy.without_seconds(
         toy.board(finished_run)

@@ -17,6 +17,8 @@ BASELINE_METHODS = frozenset({"majority", "tfidf", "tfidf_nb", "embeddings", "fi
 
 #: Fewer blocks than this have no standard deviation, so no bound.
 ENOUGH_BLOCKS = 2
+#: Of fewer blocks two or three are often equal by chance, and the bound then has no doubt in it.
+COMPARABLE_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,10 @@ def first_line(ranked_rows: Sequence[Row]) -> str:
     if best and best.method in BASELINE_METHODS:
         won = f"best trial: {_figures(best)}"
     if rival:
+        few = best is not None and rival.blocks < min(best.blocks, COMPARABLE_BLOCKS)
+        doubt = ", few to compare by: give more minutes" if few else ""
         return (
-            f"A baseline has the higher lower bound: {_figures(rival)}"
+            f"A baseline has the higher lower bound: {_figures(rival)}{doubt}"
             f" (take it with --trial {rival.trial}); {won}"
         )
     return won[0].upper() + won[1:]

@@ -109,6 +109,17 @@ def test_a_baseline_never_wins_and_is_named_first_when_it_is_surer(store):
     assert line.count("8 confirm blocks") == 2
 
 
+@pytest.mark.parametrize(("blocks", "doubted"), [(2, True), (4, False), (8, False)])
+def test_the_first_line_says_when_a_baseline_had_few_blocks(store, blocks, doubted):
+    study = create(store)
+    add_trial(store, study, method="fine_tuning", template=None, words=None,
+              confirm=[0.8] * blocks, baseline=True)  # fmt: skip
+    add_trial(store, study, search=steady(0.78), confirm=steady(0.78))
+    line = leaderboard.first_line(leaderboard.rows(store, study))
+    assert line.startswith("A baseline has the higher lower bound: ")
+    assert ("few to compare by" in line) is doubted
+
+
 def test_the_first_line_names_the_winner_when_no_baseline_is_surer(store):
     study = create(store)
     add_trial(store, study, method="tfidf", template=None, words=None, baseline=True,

@@ -6,11 +6,12 @@ The search's own scores are those of the luckiest; these are not.
 from __future__ import annotations
 
 import heapq
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from autoprompt.report.leaderboard import Row, distinct
+from autoprompt.report.leaderboard import Row
 from autoprompt.search.baselines import run_blocks
 from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, peak_memory
 from search_spaces.candidate import Candidate
@@ -19,21 +20,30 @@ from storage.store import StoreUnavailable
 
 
 def finalists(rows: Sequence[Row], top: int) -> list[Row]:
-    """The best complete candidates by search mean, one row a candidate, baselines left out.
+    """The best complete candidates by search mean, one a prompt, baselines left out.
 
-    The best of each method is among them, unless its upper bound is below the best of all: of a
-    hundred quick candidates a few have luck, and would take all places from one slow candidate.
+    Of the settings that a prompt was tried with the best stands for it: the others would take the
+    places of other prompts. The best of each method is among them, unless its upper bound is below
+    the best of all: of a hundred quick candidates a few have luck, and would leave no place to the
+    one slow candidate there was time for.
     """
     searched = [row for row in rows if row.state == "complete" and not row.baseline]
-    ordered = sorted(searched, key=lambda row: (-(_search_mean(row)), row.trial))
-    candidates = [row for row, _ in distinct(ordered)]
-    firsts = list({row.method: row for row in reversed(candidates)}.values())
-    level = max((_search_mean(row) for row in firsts), default=0.0)
-    close = [row for row in firsts if _upper_bound(row) >= level]
-    close.sort(key=candidates.index)
-    others = [row for row in candidates if row not in close]
-    chosen = [*close[:top], *others[: max(0, top - len(close))]]
-    return sorted(chosen, key=candidates.index)
+    candidates: dict[tuple[str, str | None, str], Row] = {}
+    firsts: dict[str, Row] = {}
+    for row in sorted(searched, key=lambda row: (-(_search_mean(row)), row.trial)):
+        candidates.setdefault(_prompt(row), row)
+        firsts.setdefault(row.method, row)
+    level = max((_search_mean(row) for row in firsts.values()), default=0.0)
+    close = [row.trial for row in firsts.values() if _upper_bound(row) >= level]
+    others = [row.trial for row in candidates.values() if row.trial not in close]
+    chosen = {*close[:top], *others[: max(0, top - len(close))]}
+    return [row for row in candidates.values() if row.trial in chosen]
+
+
+def _prompt(row: Row) -> tuple[str, str | None, str]:
+    """What the settings apply to; a method without a prompt is told apart by its settings."""
+    rest = row.settings if row.template is None else row.label_words
+    return row.method, row.template, json.dumps(rest, sort_keys=True)
 
 
 def _search_mean(row: Row) -> float:

@@ -120,6 +120,7 @@ def _run(
         seeds=config.blocks.seeds,
         seed=settings.seed,
         versions=versions,
+        confirm_blocks=config.confirm.blocks,
         startup=startup,
         guide_template=next((e.text for e in pools.entries if e.kind == TEMPLATE), ""),
     )
@@ -203,7 +204,7 @@ def _search(
     while count < wanted:
         reserve = bench.final_seconds if config.final.train else 0.0
         if config.confirm.blocks and clock.total is not None:
-            cost = forecast.seconds(bench, config.confirm.top, bench.folds)
+            cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
             reserve += CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * clock.total)
         if clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0):
             break

@@ -18,7 +18,6 @@ from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
-from autoprompt.report.leaderboard import ENOUGH_BLOCKS
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
 from autoprompt.search.study import resolve
@@ -56,10 +55,11 @@ class TrialFailed(Exception):
 class Bench:
     """What every trial of a run shares: the rows, the learners' workshop, the Store.
 
-    startup: seconds from the process's start until the model was loaded. slowest: the slowest
-    block of the search so far, baselines apart. seconds: wall clock of the
-    last block of every candidate, by digest (a moving guess of what confirming it will cost). pace:
-    seconds a trained row took in the last block that trained, baselines too.
+    confirm_blocks: fresh blocks a finalist should have. startup: seconds from the process's start
+    until the model was loaded. slowest: the slowest block of the search so far, baselines apart.
+    seconds: wall clock of the last block of every candidate, by digest (a moving guess of what
+    confirming it will cost). pace: seconds a trained row took in the last block that trained,
+    baselines too.
     parts: blocks drawn so far. guide_template: the one that proposed words were read with; words:
     those chosen inside blocks so far, by (recipe, stage, index).
     """
@@ -74,6 +74,7 @@ class Bench:
     seeds: int
     seed: int
     versions: dict[str, Any]
+    confirm_blocks: int = 0
     startup: float = 0.0
     slowest: float = 0.0
     pace: float = 0.0
@@ -85,8 +86,7 @@ class Bench:
     @property
     def final_seconds(self) -> float:
         """What training on all rows and verifying the bundle in a clean process will take."""
-        slowest = self.slowest or max(self.seconds.values(), default=0.0)
-        return 1.5 * self.startup + 2 * slowest
+        return 1.5 * self.startup + 2 * self.slowest
 
     @property
     def base_blocks(self) -> int:
@@ -280,12 +280,15 @@ class Objective:
 
     def _too_late(self, candidate: Candidate, have: int) -> bool:
         """Whether one more block would leave no time for what must follow: the rest of its first
-        partition (less is no score), training on all rows (two blocks' time), and confirming, on
-        a whole partition once this trial has one."""
+        partition (less is no score), training on all rows (two blocks' time), and confirming: on
+        a whole partition, and on all blocks once this trial has a partition of its own, as those
+        tell more than further blocks of the search."""
         if self.deadline is None:
             return False
-        folds = self.bench.folds
-        needed = max(1, folds - have) + 2 + (folds if have >= folds else ENOUGH_BLOCKS)
+        folds, confirming = self.bench.folds, self.bench.confirm_blocks
+        if have < folds:
+            confirming = min(folds, confirming)
+        needed = max(1, folds - have) + 2 + confirming
         return time.monotonic() + needed * self.bench.expected(candidate) > self.deadline
 
     def _order(self, stored: dict[int, Any], *, retried: bool) -> list[int]:

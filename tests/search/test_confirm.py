@@ -74,7 +74,7 @@ def test_confirming_uses_blocks_that_the_search_never_saw(searched: Bench) -> No
         assert sorted(two.train + two.evaluation) == list(range(len(NOISY)))
 
 
-def _row(trial: int, method: str, mean: float, sd: float = 0.1) -> Row:
+def _row(trial: int, method: str, mean: float, sd: float = 0.1, template: str | None = None) -> Row:
     bound = mean - 2 * sd
     figures = {"mean": mean, "sd": sd, "lower_bound": bound, "blocks": 8, "seconds": 1.0}
     return Row(
@@ -83,7 +83,7 @@ def _row(trial: int, method: str, mean: float, sd: float = 0.1) -> Row:
         state="complete",
         baseline=False,
         method=method,
-        template=None,
+        template=template or f"{trial} {{text}} {{mask}}",
         label_words=None,
         settings={},
         metric="accuracy",
@@ -101,6 +101,12 @@ def test_the_best_of_each_method_is_a_finalist_where_it_may_be_the_best() -> Non
     assert found == [0, 1, 2, 3, 20]
     assert [row.trial for row in finalists([*quick, slow], 1)] == [0]
     assert [row.trial for row in finalists([slow, *quick[:2]], 5)] == [0, 1, 20]
+
+
+def test_one_prompt_takes_one_place_whatever_its_settings() -> None:
+    same = [_row(n, "soft_verbalizer", 0.9 - n / 100, template="{mask}: {text}") for n in range(6)]
+    others = [_row(10 + n, "soft_verbalizer", 0.7 - n / 100) for n in range(3)]
+    assert [row.trial for row in finalists([*same, *others], 5)] == [0, 10, 11, 12]
 
 
 def test_the_forecast_counts_the_slow_method_that_will_be_confirmed(searched: Bench) -> None:

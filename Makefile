@@ -17,6 +17,8 @@ $(VENV)/test.stamp: $(VENV)/demo.stamp
 	touch $@
 
 demo: $(VENV)/demo.stamp
+	@if [ -e "$(RUN)" ] && [ ! -e "$(RUN)/run.toml" ] && [ ! -e "$(RUN)/.lock" ]; then \
+		echo "RUN=$(RUN): is there and no run; name another folder" >&2; exit 2; fi
 	rm -rf $(RUN) $(RUN)-bundle
 	$(BIN)/autoprompt search examples/tickets/train.csv --out $(RUN) --shots 16 \
 		--unlabeled examples/tickets/unlabeled.csv --minutes 3

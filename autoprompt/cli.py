@@ -265,11 +265,17 @@ def spread_values(arguments: list[str]) -> list[str]:
     """
     from autoprompt.config import SECTIONS
 
+    def is_key(value: str) -> bool:
+        key, equals, _ = value.partition("=")
+        section, _, name = key.partition(".")
+        return bool(equals) and section in SECTIONS and name.isidentifier()
+
     def belongs(option: str, value: str) -> bool:
         if option == "--template":
-            return "{mask}" in value or "*mask*" in value or '{"mask"}' in value
+            masked = "{mask}" in value or "*mask*" in value or '{"mask"}' in value
+            return masked and not is_key(value)
         if option == "--words":
-            return "=" in value and value.split("=")[0].split(".")[0] not in SECTIONS
+            return "=" in value and not is_key(value)
         return value.endswith(".toml") or value.isidentifier()
 
     spread: list[str] = []

@@ -28,7 +28,9 @@ class Budget(_Section):
     """How much a study may cost, over all calls together."""
 
     trials: int | None = Field(None, ge=1, description="Total number of sampler trials.")
-    minutes: float | None = Field(None, gt=0, description="Wall clock of all search calls.")
+    minutes: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Wall clock of all search calls."
+    )
 
 
 class Blocks(_Section):
@@ -89,6 +91,14 @@ class Config(_Section):
         default_factory=dict,
         description="Dimension = a value, a list of values, or {low, high, log}.",
     )
+
+    @model_validator(mode="after")
+    def _enough_blocks(self) -> Config:
+        if self.confirm.blocks == 1:
+            raise ValueError(
+                "confirm.blocks: 1 gives no spread and so no bound; give 2 or more, or 0 for none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:

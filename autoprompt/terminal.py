@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -102,7 +103,11 @@ def run_predict(
 
     kind = read_prompt(bundle).get("task", {}).get("kind", "single")
     if data == "-":
+        if columns != Columns():
+            raise ColumnError("--text, --text-b: standard input has no columns; leave them out")
         examples = read_stream(sys.stdin)
+        if kind == "single":  # as with a file: a second text is no part of the task
+            examples = tuple(replace(e, text_b=None) for e in examples)
     else:
         known = Columns(**bundle_columns(bundle))
         examples = _read(data, columns, known, kind, labelled=False).examples
@@ -120,19 +125,24 @@ def run_predict(
         _write_jsonl(sys.stdout, rows)
         return
     with writing("-o", output):
-        temporary = output.with_name(output.name + ".tmp")
+        target = output.resolve()  # a link stays a link
+        # a device or a pipe is written to; a file is replaced once the new one is complete
+        direct = target.exists() and not target.is_file()
+        temporary = target if direct else target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("w", encoding="utf-8", newline="") as file:
-                if output.suffix == ".csv":
+                if output.suffix.lower() == ".csv":
                     writer = csv.writer(file)
                     writer.writerow(["label", *labels] if proba else ["label"])
                     for row in rows:
                         writer.writerow([row["label"], *row.get("proba", {}).values()])
                 else:
                     _write_jsonl(file, rows)
-            temporary.replace(output)
+            if not direct:
+                temporary.replace(target)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            if not direct:
+                temporary.unlink(missing_ok=True)
             raise
 
 

@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,21 @@ def test_export_refuses_a_folder_that_holds_something(run: Path, tmp_path: Path)
     assert not (tmp_path / "new").exists()
 
 
+def test_export_leaves_folders_of_like_names_alone(run: Path, tmp_path: Path) -> None:
+    tfidf = next(row for row in toy.board(run) if row["method"] == "tfidf")
+    for end in ("new", "old", "tmp"):
+        (tmp_path / f"mine.{end}").mkdir()
+        (tmp_path / f"mine.{end}" / "precious").write_text("x", encoding="utf-8")
+    assert command("export", run, tmp_path / "mine", "--trial", tfidf["trial"]).code == 0
+    assert sorted(path.name for path in tmp_path.glob("mine*")) == [
+        "mine",
+        "mine.new",
+        "mine.old",
+        "mine.tmp",
+    ]
+    assert len(list(tmp_path.glob("mine.*/precious"))) == 3
+
+
 def test_export_of_a_baseline_predicts(run: Path, tmp_path: Path) -> None:
     found = toy.board(run)
     tfidf = next(row for row in found if row["method"] == "tfidf")
@@ -225,6 +241,56 @@ def test_predict_reads_lines_and_jsonl_from_stdin(bundle: Path) -> None:
     empty = command("predict", bundle, "-", given="the film\n\nthe plot\n")
     assert empty.code == 3
     assert "2" in empty.err
+
+
+def test_predict_ignores_a_second_text_of_single_text_tasks_on_stdin(bundle: Path) -> None:
+    row = json.dumps({"text": "the film was great !", "text_b": "and more"}) + "\n"
+    said = command("predict", bundle, "-", given=row)
+    assert said.code == 0, said.err
+    assert said.out == command("predict", bundle, "-", given="the film was great !\n").out
+    columns = command("predict", bundle, "-", "--text", "sentence", given=row)
+    assert columns.code == 2
+    assert "--text" in columns.err
+
+
+def test_predict_writes_through_links_and_into_pipes(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.jsonl").write_text("old", encoding="utf-8")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    said = command("predict", bundle, "-", "-o", tmp_path / "link.jsonl", given="the film\n")
+    assert said.code == 0, said.err
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert "label" in (tmp_path / "real.jsonl").read_text("utf-8")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        said = command("predict", bundle, "-", "-o", tmp_path / "pipe", given="the film\n")
+        assert said.code == 0, said.err
+        assert "label" in read.result(timeout=60)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("given", "spread"),
+    [
+        (
+            ["--words", "sports=ball", "space=moon", "train=rail"],
+            ["--words", "sports=ball", "--words", "space=moon", "--words", "train=rail"],
+        ),
+        (["--words", "a=b", "final.train=false"], ["--words", "a=b", "final.train=false"]),
+        (
+            ["--template", "{text} {mask}", "space.template={mask}: {text}"],
+            ["--template", "{text} {mask}", "space.template={mask}: {text}"],
+        ),
+        (
+            ["--template", "{text} {mask}", "final. {mask} = {text}", "space.x=1"],
+            ["--template", "{text} {mask}", "--template", "final. {mask} = {text}", "space.x=1"],
+        ),
+    ],
+)
+def test_several_values_behind_one_option(given: list[str], spread: list[str]) -> None:
+    from autoprompt.cli import spread_values
+
+    assert spread_values(given) == spread
 
 
 def test_columns_of_the_search_are_the_defaults_later(tmp_path: Path, tiny_model: Path) -> None:

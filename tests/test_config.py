@@ -73,6 +73,8 @@ def test_every_key_is_read_as_its_type(item: str, value: Any) -> None:
         (["objective.metric=f1"], "objective.metric: 'f1'"),
         (["words.multi_token=split"], "words.multi_token: 'split'"),
         (["confirm.blocks=-1"], "confirm.blocks: -1"),
+        (["confirm.blocks=1"], "confirm.blocks: 1"),
+        (["budget.minutes=inf"], "budget.minutes: inf"),
         (["final.train=maybe"], "final.train: 'maybe'"),
         (["blocks.fold=2"], "did you mean blocks.folds"),
         (["bugdet.trials=2"], "did you mean budget.trials"),

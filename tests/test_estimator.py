@@ -11,6 +11,7 @@ import pytest
 import toy
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_score
 
 import autoprompt
@@ -139,12 +140,14 @@ def test_labels_come_back_as_they_were_given(make: Make) -> None:
 
 
 def test_numbers_beyond_nine_keep_their_order_of_labels(make: Make) -> None:
-    """Labels are sorted as names: 10 before 9. Columns and predictions must agree on it."""
+    """scikit-learn's scorers take the columns to be in the order of the sorted labels."""
     numbers = [10 if label == "good" else 9 for label in LABELS]
     search = make(preset="tfidf", settings=TINY).fit(TEXTS, numbers)
     proba = search.predict_proba(TEXTS)
+    assert list(search.classes_) == [9, 10]
     assert list(search.predict(TEXTS)) == [search.classes_[i] for i in proba.argmax(axis=1)]
     assert search.score(TEXTS, numbers) >= 0.9
+    assert roc_auc_score(numbers, proba[:, 1]) >= 0.9
 
 
 def test_pairs_of_texts(make: Make) -> None:

@@ -1,6 +1,6 @@
 """Measure the built-in masked LM: held-out masked accuracy and zero-shot accuracy. Trains nothing.
 
-    python -m tools.evaluate_builtin_lm.py --text reviews.txt.gz --text news.txt.gz --data DATA
+    python -m tools.evaluate_builtin_lm --text reviews.txt.gz --text news.txt.gz --data DATA
 
 --text: the files given to the training; the same 2,000 lines of each are held out by hash, 15 % of
 their word pieces drawn uniformly (--seed), each replaced by [MASK]. --data: a folder with
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from autoprompt.models import builtin
+from tools.lm_cues import PROJECTION
 from tools.lm_text import HELD_OUT, divide, read_lines
 
 # LM-BFF's manual templates and words (Gao et al. 2021, table 1) and PET's pattern 1 for AG News
@@ -67,7 +68,11 @@ def load_model(weights: Path | None) -> tuple[Any, Any]:
     builtin.check_package(folder)
     model, encoder = builtin.bare_model(folder)
     tensors = load_file(weights)
-    learned = {k.removeprefix("weight/"): v for k, v in tensors.items() if k.startswith("weight/")}
+    learned = {
+        name.removeprefix("weight/"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("weight/") and name != f"weight/{PROJECTION}"
+    }
     complete = {**encoder, **learned} if learned else builtin.adapted(encoder, tensors)
     return builtin.assemble(model, complete), builtin.load_tokenizer(folder)
 

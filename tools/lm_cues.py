@@ -17,6 +17,8 @@ import torch
 
 from tools.lm_text import padded
 
+#: The layer from an answer's state to its line's embedding; needed in training alone.
+PROJECTION = "distil.projection"
 QUALITY, TOPIC = 0, 1
 #: kind of the answer, words before the line, words behind it
 CUES: tuple[tuple[int, str, str], ...] = (

@@ -47,8 +47,12 @@ def tokenise(lines: list[str], tokenizer: Any, longest: int) -> Lines:
     for low in range(0, len(lines), 8_192):
         batch = tokenizer(lines[low : low + 8_192], truncation=True, max_length=longest)
         for row in batch["input_ids"]:
+            if len(row) < 3:  # a line of signs that the tokenizer drops
+                continue
             pieces.append(numpy.asarray(row, dtype=numpy.uint16))
             starts.append(starts[-1] + len(row))
+    if not pieces:
+        raise SystemExit("--text: a file without any words; leave it out")
     return Lines(numpy.concatenate(pieces), numpy.asarray(starts))
 
 

@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from autoprompt.models import builtin
-from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
+from tools.lm_cues import PROJECTION, Cued, Kinds, add_cue, find_kinds
 from tools.lm_text import (
     Lines,
     choose_masks,
@@ -45,7 +45,6 @@ from tools.lm_text import (
     tokenise,
 )
 
-PROJECTION = "distil.projection"
 SLICE = 128  # masked positions whose vocabulary logits are held at once
 
 
@@ -269,7 +268,8 @@ class Trainer:
 
 def learning_rate(done: float, peak: float, warm_up: float) -> float:
     """Linear warm-up over the first `warm_up` share of the run, then linear decay to zero."""
-    return peak * min(done / warm_up, max(0.0, 1.0 - done) / (1.0 - warm_up))
+    rising = done / warm_up if warm_up > 0 else 1.0
+    return peak * min(rising, max(0.0, 1.0 - done) / (1.0 - warm_up))
 
 
 def prepare(options: argparse.Namespace) -> tuple[list[Lines], list[list[tuple[int, int]]], Any]:

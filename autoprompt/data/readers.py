@@ -113,7 +113,7 @@ def read(
 
 def _is_object(line: str) -> bool:
     """Whether the line is JSON of an object; a text may begin with a brace too."""
-    if line[:1] != "{":
+    if line.lstrip()[:1] != "{":
         return False
     try:
         return isinstance(json.loads(line), dict)
@@ -134,7 +134,12 @@ def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
         lines.pop()
     if not lines:
         raise DataError(f"{source}: no rows; write one text a line")
-    objects = lines[0][:1] == "{" and lines[0][1:].lstrip()[:1] in ('"', "}")  # even if broken
+    begin = lines[0].lstrip()
+    objects = begin[:1] == "{" and begin[1:].lstrip()[:1] in ('"', "}")  # even if broken
+    if begin[:1] == "[" and begin[1:].lstrip()[:1] in ("{", ""):
+        raise DataError(
+            f"{source}: a JSON list; write one object a line, or give a file that ends in .json"
+        )
     examples = []
     for number, line in enumerate(lines, start=1):
         place = f"{source}, line {number}"

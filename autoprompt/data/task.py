@@ -79,6 +79,13 @@ def make_task(examples: Sequence[Example]) -> Task:
             )
         counts[example.label] += 1
     labels = tuple(sorted(counts))
+    bare: dict[str, str] = {}
+    for label in labels:
+        other = bare.setdefault(label.strip(), label)
+        if other != label:
+            raise DataError(
+                f"label: {shown(other)} and {shown(label)} differ in blanks alone; mend one"
+            )
     if len(labels) == 1:
         raise DataError(
             f"label: all rows have the one class {shown(labels[0])}; add rows of another class"

@@ -28,13 +28,14 @@ from autoprompt.learners.base import Learner
 from autoprompt.learners.build import CandidateError, build, needs_encoder, needs_model
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
+from autoprompt.models.checkpoint import BUILTIN
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 
 SCHEMA = 1
 PROMPT, METRICS, PROVENANCE, CARD = "prompt.toml", "metrics.json", "provenance.json", "README.md"
 PROOF_ROWS = 8
-TOLERANCE = 1e-4  # of a log-probability, between this process and a clean one
+TOLERANCE = 1e-4  # of a probability, between this process and a clean one
 PROOF_SECONDS = 600
 CHUNK = 4096  # rows scored at once
 
@@ -220,7 +221,11 @@ def _describe(
     if needs_model(candidate):
         backbone, folder = workshop.backbone, Path(workshop.model).expanduser()
         described["model"] = {
-            "name": str(folder.resolve()) if folder.is_dir() else workshop.model,
+            "name": (
+                str(folder.resolve())
+                if workshop.model != BUILTIN and folder.is_dir()
+                else workshop.model
+            ),
             "revision": backbone.revision,
             "precision": "fp32",  # of answers, whatever it was trained in
             "max_length": backbone.max_length,

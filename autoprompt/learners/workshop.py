@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 # Unlabelled texts that join the training texts in a calibration prior: its error is far below the
 # spread between blocks by then, and each costs a forward per template.
 MOST_UNLABELED = 128
-# Answer states kept, about 1.5 kB each for the built-in model.
+# Answer states kept at least, about 1.5 kB each for the built-in model.
 CACHED_ANSWERS = 20_000
+# So many labelled rows are read ahead with a template's first; of more, what is asked for.
+READ_AHEAD = 512
 
 
 class Workshop:
@@ -76,7 +78,8 @@ class Workshop:
         """Answer states [N, masks, E] of the pretrained model, and how many tokens were read anew.
 
         Any word's logit is one product with such a state, so one forward serves every verbalizer,
-        fold and calibration. The first call with a template reads all labelled rows at once.
+        fold and calibration. The first call with a template reads all labelled rows at once, if
+        they are few.
         """
         import torch
 
@@ -87,13 +90,15 @@ class Workshop:
         read = 0
         if missing:
             ours = [(source, masks, e.text, e.text_b) for e in self.labelled]
-            if not missing.keys().isdisjoint(ours):
+            if len(ours) <= READ_AHEAD and not missing.keys().isdisjoint(ours):
                 missing |= dict.fromkeys(key for key in ours if key not in self._answers)
             read = self._read(template, masks, list(missing))
         found = torch.stack([self._answers[key] for key in wanted])
         for key in dict.fromkeys(wanted):
             self._answers.move_to_end(key)
-        while len(self._answers) > CACHED_ANSWERS:
+        # less than two templates' rows would be read again by every block
+        room = max(CACHED_ANSWERS, 2 * (len(self.labelled) + len(self.unlabeled)))
+        while len(self._answers) > room:
             self._answers.popitem(last=False)
         return found, read
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 ROWS_READ = 128
+# Of each class at least, however many there are: a block must find some among its training rows.
+ROWS_OF_A_CLASS = 8
 STEADINESS = 0.5
 
 
@@ -58,7 +60,8 @@ RECIPES = (
 class WordReader:
     """What the model expects at one template's mask for labelled rows; words are chosen from it.
 
-    At most 128 rows are read. The same seed gives the same words in fp32.
+    About 128 rows are read, more where the classes are many. The same seed gives the same words
+    in fp32.
     """
 
     def __init__(
@@ -72,7 +75,8 @@ class WordReader:
     ) -> None:
         import torch
 
-        self._sample = balanced_sample(examples, task, ROWS_READ, seed)
+        size = max(ROWS_READ, ROWS_OF_A_CLASS * len(task.labels))
+        self._sample = balanced_sample(examples, task, size, seed)
         self._labels = torch.tensor(task.label_ids(self._sample))
         rows = [backbone.encode(shortened(template, example)) for example in self._sample]
         self._log_probs = torch.empty(0)

@@ -67,8 +67,8 @@ class Row:
 def rows(store: Store, study: StudyRecord) -> list[Row]:
     """All trials of the study, baselines among them, ranked.
 
-    Order: confirmed, complete, pruned, running, failed; inside a group by lower bound, then mean
-    (none last), then trial id, so that the order is total and the same every time.
+    Order: confirmed, complete, pruned, running, failed; the first two by lower bound, then all by
+    mean (none last), then trial id, so that the order is total and the same every time.
     """
     return ranked(queries.trials(store, study.id), study)
 

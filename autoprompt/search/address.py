@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -33,11 +34,33 @@ def without_password(url: str) -> str:
     return bare.render_as_string(hide_password=False)
 
 
+def _absolute(url: str) -> str:
+    """A SQLite file by its whole path, since later verbs may run in another folder; other URLs as
+    they are. Raises StoreAddress for a database in memory: it would end with the search."""
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return url  # told when it is opened
+    if parsed.get_backend_name() != "sqlite":
+        return url
+    if parsed.database in (None, "", ":memory:"):
+        raise StoreAddress(
+            f"--storage {safe_url(url)}: a database in memory is gone with the search; "
+            "write sqlite:///FILE.db"
+        )
+    if parsed.database.startswith("file:"):
+        return url
+    whole = parsed.set(database=str(Path(parsed.database).expanduser().absolute()))
+    return whole.render_as_string(hide_password=False)
+
+
 def storage_url(folder: RunFolder, given: str | None, manifest: dict[str, Any] | None) -> str:
     """--storage, else AUTOPROMPT_STORAGE, else what run.toml names (without its password), else
     the SQLite file in RUN."""
     stored = (manifest or {}).get("storage", "")
-    url = given or os.environ.get("AUTOPROMPT_STORAGE") or stored or folder.default_url()
+    given = None if given is None else _absolute(given)
+    named = given or _absolute(os.environ.get("AUTOPROMPT_STORAGE", ""))
+    url = named or stored or folder.default_url()
     if manifest is None:
         return url
     if given is None and not stored:

@@ -13,7 +13,10 @@ from autoprompt.report.leaderboard import ENOUGH_BLOCKS
 from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Told, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
+from storage.records import TrialRecord
 from storage.store import StoreUnavailable
+
+NO_TIME = "there was no time for two blocks; give more minutes"
 
 
 def run_blocks(
@@ -54,6 +57,14 @@ def run_blocks(
     return values, tokens
 
 
+def _worth_more(row: TrialRecord, stage: str, blocks: int, left: float | None) -> bool:
+    """Whether a finished baseline lacks blocks, for want of time, that there is time for now."""
+    have = sum(one.stage == stage for one in row.blocks)
+    if have >= blocks or (row.state == "failed" and row.error != NO_TIME):
+        return False
+    return left is None or left > row.seconds / max(1, have)
+
+
 def run_baselines(
     bench: Bench,
     candidates: Sequence[Candidate],
@@ -62,7 +73,8 @@ def run_baselines(
     seconds: float | None,
     told: Callable[[Told], None],
 ) -> None:
-    """Every baseline's row, finished. An interrupted one is continued on its own row.
+    """Every baseline's row, finished. An interrupted one is continued on its own row, and so is one
+    that an earlier call had no time for, as far as the time of this call goes.
 
     seconds: what they may take together; a slow one then gets fewer blocks, and is failed when
     it could not even have two in twice that time.
@@ -79,7 +91,9 @@ def run_baselines(
     for candidate in candidates:
         row = rows.get(candidate.digest)
         if row is not None and row.state != "running":
-            continue
+            left = None if deadline is None else deadline - time.monotonic()
+            if not _worth_more(row, stage, blocks, left):
+                continue
         number = (
             row.id if row is not None else bench.start(candidate, optuna_number=None, baseline=True)
         )
@@ -99,7 +113,7 @@ def run_baselines(
         except StoreUnavailable:
             raise
         except TimeoutError:
-            state, error = "failed", "there was no time for two blocks; give more minutes"
+            state, error = "failed", NO_TIME
         except Exception as problem:  # a rival that cannot run must not cost the study
             state, error = "failed", f"{type(problem).__name__}: {problem}".splitlines()[0]
         seconds = time.monotonic() - began

@@ -76,26 +76,33 @@ class Forecast:
         self._known[digest] = mean, seconds, method
 
     def seconds(self, bench: Bench, top: int, blocks: int) -> float:
-        """At most, should the best of every method be among the finalists."""
+        """About; the dearest candidate of each method is counted, whoever will stand for it."""
         firsts: dict[str, str] = {}
-        for digest, (mean, _, method) in self._known.items():
-            if method not in firsts or mean > self._known[firsts[method]][0]:
+        for digest, (_, _, method) in self._known.items():
+            if method not in firsts or self._cost(bench, digest) > self._cost(
+                bench, firsts[method]
+            ):
                 firsts[method] = digest
         best = heapq.nlargest(top, self._known, key=lambda digest: self._known[digest][0])
         chosen = dict.fromkeys([*firsts.values(), *best])
-        costs = (bench.seconds.get(digest, self._known[digest][1]) for digest in chosen)
-        return blocks * sum(list(costs)[:top])
+        return blocks * sum([self._cost(bench, digest) for digest in chosen][:top])
+
+    def _cost(self, bench: Bench, digest: str) -> float:
+        return bench.seconds.get(digest, self._known[digest][1])
 
 
 class Plan(NamedTuple):
-    """A finalist, its candidate, and the seconds one of its blocks takes."""
+    """A finalist, its candidate, and the seconds one of its blocks takes (0 if all are there)."""
 
     row: Row
     candidate: Candidate
     seconds: float
 
 
-def _block_seconds(bench: Bench, row: Row) -> float:
+def _block_seconds(bench: Bench, row: Row, blocks: int) -> float:
+    stored = queries.block_scores(bench.store, bench.study_id, row.digest, CONFIRM)
+    if len(stored) >= blocks:
+        return 0.0
     return bench.seconds.get(row.digest, row.seconds / max(1, row.blocks))
 
 
@@ -111,7 +118,7 @@ def affordable(
         if not kept or cost * least <= seconds:
             kept.append(plan)
     total = sum(one.seconds for one in kept)
-    most = blocks if total * blocks <= seconds else int(seconds / total)
+    most = blocks if total * blocks <= max(0.0, seconds) else int(seconds / total)
     return kept, max(least, most)
 
 
@@ -132,7 +139,7 @@ def confirm(
     """
     records = {row.id: row for row in queries.trials(bench.store, bench.study_id)}
     plans = [
-        Plan(row, from_row(records[row.trial].candidate), _block_seconds(bench, row))
+        Plan(row, from_row(records[row.trial].candidate), _block_seconds(bench, row, blocks))
         for row in finalists(rows, top)
     ]
     if deadline is not None:

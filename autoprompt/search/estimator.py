@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,9 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             raise SystemExit(stopped.exit_code) from None
         self._bundle: Any = None
         original = {} if isinstance(X, str) else names
-        self.classes_ = np.array([original.get(label, label) for label in record.labels])
+        classes = np.array([original.get(label, label) for label in record.labels])
+        self._columns = np.argsort(classes, kind="stable")  # ours are sorted as texts: 10 before 9
+        self.classes_ = classes[self._columns]
         self.best_ = next((row for row in self._rows() if row.trial == self._winner()), None)
         return self
 
@@ -152,7 +155,8 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             from autoprompt.learners.bundle import load_bundle
 
             self._bundle = load_bundle(self.run_ / "bundle", self.device or "auto")
-        return np.asarray(self._bundle.probabilities([_example(text) for text in X]))
+        found = np.asarray(self._bundle.probabilities([_example(text) for text in X]))
+        return found[:, self._columns]
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """All trials and baselines, ranked: the rows of `autoprompt leaderboard --json`."""
@@ -170,6 +174,9 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             exam.refuse_second(run.store, run.study, run.folder, again)
             if isinstance(X, str):
                 found = read(X, run.columns)
+                if run.task.kind == "single":  # a second text is no part of the task
+                    alone = tuple(replace(e, text_b=None) for e in found.examples)
+                    found = replace(found, examples=alone)
             elif y is None:
                 raise DataError("y: missing; give one label per text, or a file name as X")
             else:

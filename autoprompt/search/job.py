@@ -26,7 +26,14 @@ from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
-from autoprompt.search.prepare import Prepared, freeze, known_study, open_space, prepare
+from autoprompt.search.prepare import (
+    Prepared,
+    freeze,
+    known_study,
+    open_space,
+    prepare,
+    preset_texts,
+)
 from autoprompt.search.settings import Options
 from autoprompt.search.stop import Stopped, interruptible
 from search_spaces.dimension import Choice
@@ -70,8 +77,9 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
     with folder.locked(), interruptible(), studies.quiet_optuna():
         prepared = prepare(data, options, folder, listener.say)
         settings = prepared.settings
-        space = open_space(settings)
-        asked = read_asked(settings.templates, settings.words, settings.config.space, prepared.task)
+        space, own = preset_texts(open_space(settings))
+        texts = own | settings.config.space
+        asked = read_asked(settings.templates, settings.words, texts, prepared.task)
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,
@@ -134,7 +142,7 @@ def _run(
             bench,
             baselines(prepared.task.kind, prepared.task.labels),
             confirm_blocks=config.confirm.blocks,
-            seconds=BASELINE_SHARE * clock.total if clock.total else None,
+            seconds=None if clock.total is None else _baseline_seconds(clock.total, clock),
             told=listener.told,
         )
         _search(bench, optuna_study, space, pools, prepared, listener, clock)
@@ -158,6 +166,10 @@ def _run(
         with suppress(StoreUnavailable):  # must not hide why the run ends
             store.update_study(record.id, seconds=clock.seconds)
     return known_study(prepared, store) or record
+
+
+def _baseline_seconds(total: float, clock: Clock) -> float:
+    return min(BASELINE_SHARE * total, clock.left())
 
 
 def _startup(workshop: Any, clock: Clock) -> float:

@@ -16,7 +16,7 @@ import optuna
 from autoprompt.data.metrics import metrics
 from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.build import build
+from autoprompt.learners.build import CandidateError, build
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
@@ -140,7 +140,12 @@ class Bench:
             found = self._reader.words(str(recipe), train)
             self.words[key] = None if found is None else found.to_json()
         chosen = self.words[key]
-        return candidate if chosen is None else candidate.replace(words=chosen)
+        if chosen is None:  # the words that all rows chose must not stand in for it
+            raise CandidateError(
+                f"words: {recipe} cannot be chosen from the training rows of one block; "
+                "give more rows a class, or words of your own"
+            )
+        return candidate.replace(words=chosen)
 
     @cached_property
     def _reader(self) -> WordReader:

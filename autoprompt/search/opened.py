@@ -142,7 +142,7 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
     if bundle_trial(run.folder.bundle) == chosen.trial:
         from autoprompt.learners.bundle import write_metrics
 
-        temporary = bundle.with_name(bundle.name + ".tmp")
+        temporary = bundle.with_name(f".{bundle.name}.autoprompt-new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:

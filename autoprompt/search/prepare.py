@@ -14,7 +14,7 @@ from typing import Any
 
 from autoprompt.data.readers import Columns, Table, read
 from autoprompt.data.splits import draw_shots, usable_folds
-from autoprompt.data.task import Example, Task, content_key, digest, make_task
+from autoprompt.data.task import DataError, Example, Task, content_key, digest, make_task
 from autoprompt.search import study as studies
 from autoprompt.search.address import storage_url, without_password
 from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Asked, Pools, build_pools
@@ -22,10 +22,15 @@ from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunError, RunFolder
 from autoprompt.search.settings import Options, Settings, from_manifest, resolve
 from search_spaces import presets
+from search_spaces.dimension import Choice, Dimension, SpaceError
 from search_spaces.space import Space
 from storage.records import StudyRecord
 from storage.store import Store, StudyMismatch
 
+#: Dimensions of methods to come: no learner here would heed them.
+NOT_YET = ("demonstrations", "prompt_length", "prompt_position", "prompt_init", "reparametrisation")
+#: More labelled rows than this are read in minutes, not seconds, for every template.
+MANY_ROWS = 5_000
 #: Share of a time budget that the proposals may take at most.
 PROPOSAL_SHARE = 0.1
 
@@ -68,6 +73,17 @@ def prepare(
     settings = resolve(options, stored, unlabeled_digest)
     labelled = _labelled(table, settings, say)
     task = make_task(labelled)
+    if len(labelled) > MANY_ROWS:
+        say(
+            f"DATA: {len(labelled)} labelled rows; every template is read with all of them, "
+            "--shots K draws K of each class"
+        )
+    if task.kind == "pair" and any(example.text_b is None for example in unlabeled):
+        raise DataError(
+            f"--unlabeled {options.unlabeled}: single texts beside pairs; give pairs there too"
+        )
+    if task.kind == "single":
+        unlabeled = tuple(dataclasses.replace(example, text_b=None) for example in unlabeled)
     folds = usable_folds(labelled, settings.config.blocks.folds)
     if folds < settings.config.blocks.folds:
         say(
@@ -128,6 +144,9 @@ def _labelled(table: Table, settings: Settings, say: Callable[[str], None]) -> t
 def open_space(settings: Settings) -> Space:
     """Presets merged, `train.` and `space.` applied. Raises SpaceError."""
     space = Space.merge(*(presets.load(name) for name in settings.presets))
+    for name in NOT_YET:
+        if name in space.names:
+            raise SpaceError(f"{name}: no method here takes it yet; leave it out of the preset")
     config = settings.config
     for name in ("steps", "batch_size"):
         value = getattr(config.train, name)
@@ -137,6 +156,20 @@ def open_space(settings: Settings) -> Space:
         if name not in ("template", "words"):  # their values are texts: see choices.read_asked
             space = space.override(name, spec)
     return space
+
+
+def preset_texts(space: Space) -> tuple[Space, dict[str, list[str]]]:
+    """The space with template and words open again, and the texts a preset of the user's gave
+    them: the pool is exactly these, as with `space.template` and `space.words`."""
+    given: dict[str, list[str]] = {}
+    dimensions: list[Dimension] = []
+    for dimension in space.dimensions:
+        if dimension.name in (TEMPLATE, WORDS) and isinstance(dimension, Choice):
+            if dimension.options:
+                given.setdefault(dimension.name, []).extend(map(str, dimension.options))
+            dimension = Choice(dimension.name, (), dimension.when)
+        dimensions.append(dimension)
+    return Space(tuple(dimensions)), given
 
 
 def known_study(prepared: Prepared, store: Store) -> StudyRecord | None:

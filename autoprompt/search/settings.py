@@ -131,11 +131,16 @@ def resolve(options: Options, stored: Settings | None, unlabeled_digest: str | N
         )
     if options.seed is not None and options.seed < 0:
         raise configuration.ConfigError(f"--seed: {options.seed} is negative; give 0 or more")
+    if options.seed is not None and options.seed >= 2**63:
+        raise configuration.ConfigError(f"--seed: {options.seed} is too large; give below 2**63")
     given: dict[str, Any] = {
         name: value
         for name in ("model", "presets", "templates", "words", "shots", "seed", "device")
         if (value := getattr(options, name)) not in (None, ())
     }
+    model = given.get("model", "builtin")
+    if model != "builtin" and Path(model).expanduser().is_dir():
+        given["model"] = str(Path(model).expanduser().resolve())  # later verbs run elsewhere
     if unlabeled_digest is not None:
         given["unlabeled_digest"] = unlabeled_digest
     settings = replace(base, config=config, **given)

@@ -354,7 +354,7 @@ def test_stream() -> None:
         Example("{lol} nice", None, None, 2),
         Example('"quoted", yes', None, None, 3),
     )
-    objects = b'{"text": "{a}"}\n{ "text_a": "a", "text_b": "b"}\n'
+    objects = b' {"text": "{a}"}\n{ "text_a": "a", "text_b": "b"}\n'
     assert read_stream(io.BytesIO(objects)) == (
         Example("{a}", None, None, 1),
         Example("a", "b", None, 2),
@@ -370,6 +370,8 @@ def test_stream() -> None:
         (b"", "no rows"),
         (b"a\n\nb\n", "line 2: column 'text' is empty"),
         (b'{"text": "a"\n', "line 1: not JSON"),
+        (b'[{"text": "a"}]\n', "a JSON list"),
+        (b'[\n{"text": "a"}\n]\n', "a JSON list"),
         (b'{"text": "a"}\n{oops\n', "line 2: not JSON"),
         (b'{"text": "a"}\nplain\n', "line 2: not JSON"),
         (b'a\n{"text": "b"}\n', "line 2: a JSON object after lines of plain text"),

@@ -20,6 +20,10 @@ UNFIT: dict[str, tuple[bytes | None, tuple[str, ...]]] = {
     "empty text": ((GOOD + '"  ",good\n').encode(), ("line 6", "text", "empty")),
     "missing label": ((GOOD + "a film,\n").encode(), ("line 6", "label")),
     "one class": (GOOD.replace(",bad", ",good").encode(), ("good", "class")),
+    "blanks tell labels apart": (
+        (GOOD + "a fine film,good \nan odd film,good \n").encode(),
+        ("'good'", "'good '", "blanks"),
+    ),
     "one row in a class": ((GOOD + "it is okay,fair\n").encode(), ("fair", "one")),
 }
 
@@ -32,6 +36,16 @@ def test_search_refuses(case: str, tmp_path: Path) -> None:
     said = autoprompt("search", "given.csv", "--out", "run", "--trials", "3", cwd=tmp_path)
     check_refused(said, 3, *named)
     assert studies(tmp_path / "run" / "study.db") == []
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_unlabelled_single_texts_beside_pairs_are_refused(tmp_path: Path) -> None:
+    pairs = "text,text_b,label\n" + "".join(f"a {n},b {n},{'yn'[n % 2]}\n" for n in range(8))
+    (tmp_path / "pairs.csv").write_text(pairs, encoding="utf-8")
+    (tmp_path / "single.csv").write_text("text\na film\n", encoding="utf-8")
+    more = ("--unlabeled", "single.csv", "--out", "run", "--trials", "2")
+    said = autoprompt("search", "pairs.csv", *more, cwd=tmp_path)
+    check_refused(said, 3, "--unlabeled", "single.csv", "pairs")
     assert not (tmp_path / "run" / "run.toml").exists()
 
 

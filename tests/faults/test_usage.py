@@ -24,6 +24,8 @@ EARLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dimension's value": (("--preset", "hard", "space.steps=[0.5]"), ("steps", "0.5")),
     "fixed twice": (("train.steps=2", "space.steps=[2]"), ("train.steps", "space.steps")),
     "column": (("--text", "txet"), ("--text", "txet", "did you mean", "text")),
+    "seed": (("--seed", str(2**63)), ("--seed", "2**63")),
+    "database in memory": (("--storage", "sqlite://"), ("--storage", "in memory")),
     "shots": (("--shots", "1"), ("--shots", "1", "2 or more")),
     "trials": (("--trials", "0"), ("trials", "0", "greater")),
     "no mask": (("--template", "{text} ."), ("{mask}",)),

@@ -184,6 +184,25 @@ def test_one_forward_serves_every_fold_calibration_and_verbalizer(workshop: Work
     assert other.tokens > 0
 
 
+def test_many_labelled_rows_are_read_as_they_are_asked_for(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each once: what is kept grows with them."""
+    monkeypatch.setattr("autoprompt.learners.workshop.READ_AHEAD", 4)
+    monkeypatch.setattr("autoprompt.learners.workshop.CACHED_ANSWERS", 2)
+    workshop.labelled = tuple(ROWS)
+    learner = build(ZERO_SHOT, TASK, workshop)
+    learner.fit(ROWS, seed=0)
+    assert learner.tokens == 0
+    learner.scores(ROWS[:2])
+    two = learner.tokens
+    learner.scores(ROWS)
+    everything = learner.tokens
+    assert 0 < two < everything
+    learner.scores(ROWS[::-1])
+    assert learner.tokens == everything
+
+
 def test_pairs_and_one_sided_separators(tiny_checkpoint: Callable[..., Path]) -> None:
     task = Task("pair", ("no", "yes"))
     words = Verbalizer((("no", ("no",)), ("yes", ("yes",)))).to_json()

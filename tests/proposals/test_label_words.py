@@ -57,6 +57,15 @@ def test_words_are_readable_single_tokens_of_one_class(
         assert STOP_WORDS.isdisjoint(words)
 
 
+def test_every_class_has_rows_to_choose_by_however_many_there_are(builtin: Any) -> None:
+    """A block that found none of a class would have to take words which its own rows chose."""
+    names = tuple(f"class{number:02d}" for number in range(40))
+    rows = [Example(f"text {n} of {name}", label=name) for name in names for n in range(12)]
+    reader = WordReader(builtin, rows, Task("single", names), TEMPLATE, seed=0)
+    counts = {name: sum(row.label == name for row in reader._sample) for name in names}
+    assert set(counts.values()) == {8}
+
+
 def test_sizes_vary_and_names_take_part(proposed: tuple[Proposal, ...]) -> None:
     counts = {len(Verbalizer.from_json(one.text).of("positive")) for one in proposed}
     assert len(counts) >= 3

@@ -19,6 +19,18 @@ def test_password_is_left_out_and_nothing_else() -> None:
     assert without_password("sqlite:////tmp/a b.db") == "sqlite:////tmp/a b.db"
 
 
+def test_a_file_is_kept_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AUTOPROMPT_STORAGE", raising=False)
+    folder = RunFolder(tmp_path / "run")
+    assert storage_url(folder, "sqlite:///own.db", None) == f"sqlite:///{tmp_path / 'own.db'}"
+    monkeypatch.setenv("AUTOPROMPT_STORAGE", "sqlite:///other.db")
+    assert storage_url(folder, None, None) == f"sqlite:///{tmp_path / 'other.db'}"
+    for lost in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(StoreAddress, match="in memory"):
+            storage_url(folder, lost, None)
+
+
 def test_no_url_is_refused_without_its_password() -> None:
     with pytest.raises(StoreAddress) as caught:
         without_password("postgres//me:s3cret@host")

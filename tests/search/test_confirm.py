@@ -164,6 +164,27 @@ def test_baselines_are_rows_on_the_confirming_blocks_but_no_trials(
     assert len(sampler_study.trials) == count
 
 
+def test_more_time_gives_baselines_the_blocks_they_lacked(searched: Bench) -> None:
+    rival = (Candidate({"method": "tfidf"}),)
+
+    def blocks() -> int:
+        (row,) = [row for row in queries.trials(searched.store, 1) if row.baseline]
+        return sum(block.stage == CONFIRM for block in row.blocks)
+
+    for seconds, wanted in ((0.0, 2), (0.0, 2), (60.0, 8), (60.0, 8)):
+        run_baselines(searched, rival, confirm_blocks=8, seconds=seconds, told=lambda told: None)
+        assert blocks() == wanted
+
+
+def test_confirming_again_leaves_no_finalist_out(searched: Bench) -> None:
+    """What is stored costs nothing, so a resumed run that has no time left confirms all anew."""
+    confirm(searched, _board(searched), top=2, blocks=8, deadline=None, told=lambda told: None)
+    again = confirm(
+        searched, _board(searched), top=2, blocks=8, deadline=0.0, told=lambda told: None
+    )
+    assert again == 2
+
+
 @pytest.mark.parametrize(
     ("costs", "seconds", "kept", "blocks"),
     [

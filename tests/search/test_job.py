@@ -113,6 +113,25 @@ def test_failed_trials_count_and_a_run_without_success_says_so(
     assert set(states) >= {"complete", "failed"}
 
 
+def test_a_preset_of_ones_own_may_hold_its_templates(
+    tmp_path: Path, tiny_model: Path, toy_data: Path
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'include = ["zero_shot"]\n[space]\nmethod = "zero_shot"\n'
+        'template = ["{text} so {mask} ."]\nwords = ["bad=dull; good=brave"]\n',
+        encoding="utf-8",
+    )
+    toy.search(toy_data, tmp_path / "run", tiny_model, "--trials", 2, "--preset", mine)
+    found = [row for row in toy.board(tmp_path / "run") if not row["baseline"]]
+    assert {row["template"] for row in found} == {"{text} so {mask} ."}
+    assert {str(row["label_words"]) for row in found} == {"{'bad': ['dull'], 'good': ['brave']}"}
+    mine.write_text('[space]\nmethod = "zero_shot"\ndemonstrations = [0, 4]\n', encoding="utf-8")
+    said = command("search", toy_data, "--out", tmp_path / "other", "--preset", mine)
+    assert said.code == 2
+    assert "demonstrations" in said.err
+
+
 def test_baselines_are_no_trials_of_the_sampler(quick_run: Path) -> None:
     found = toy.board(quick_run)
     trials = _optuna_trials(quick_run)

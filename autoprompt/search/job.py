@@ -199,6 +199,8 @@ def _search(
     count, complete = len(finished), sum(row.state == "complete" for row in finished)
     failed = sum(row.state == "failed" for row in finished)
     seen = {row.candidate.digest for row in finished}
+    costs = (row.seconds / len(row.blocks) for row in finished if row.blocks)
+    bench.slowest = max(bench.slowest, *costs, 0.0)
     size = _size(space)
     wanted = math.inf if config.budget.trials is None else config.budget.trials
     if count < wanted and clock.left() > 0:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the tools are no installed package
 
-from tools import lm_text, train_builtin_lm  # noqa: E402
+from tools import lm_loss, lm_text, train_builtin_lm  # noqa: E402
 
 SENTENCES = [
     f"The {colour} {thing} was left on the {place} before the meeting began."
@@ -71,13 +71,13 @@ def test_masks_spare_special_tokens():
 
 @pytest.mark.parametrize("padding", [0, 3, 9])
 def test_sliced_vocabulary_loss_equals_plain_cross_entropy(padding, monkeypatch):
-    monkeypatch.setattr(train_builtin_lm, "SLICE", 4)
+    monkeypatch.setattr(lm_loss, "SLICE", 4)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(11 + padding, 6, generator=generator, requires_grad=True)
     bias = torch.randn(40, generator=generator, requires_grad=True)
     decoder = torch.randn(40, 6, generator=generator)
     targets = torch.randint(40, (11 + padding,), generator=generator)
-    ours = train_builtin_lm.VocabularyLoss.apply(hidden, bias, decoder, targets, 11)
+    ours = lm_loss.VocabularyLoss.apply(hidden, bias, decoder, targets, 11)
     ours.backward()
     found = hidden.grad.clone(), bias.grad.clone()
     hidden.grad = bias.grad = None

@@ -27,8 +27,17 @@ from autoprompt.search.opened import OpenRun, leaderboard, open_run
 from storage import queries
 
 SETS = ("sst2", "cr", "trec", "ag_news")
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (5, 6, 7, 8, 9)
 TEST_ROWS = 500
+#: What a reader must know to judge the figures.
+HISTORY = (
+    "Two attempts were stopped before this run. The first, of an earlier version, after a seed of "
+    "each set: winner minus embeddings +1.2 (sst2), +5.8 (cr), -4.0 (trec), -7.4 (ag_news) points. "
+    "The second after seed 0: -10.0, +5.8, -0.6, +2.6 points to embeddings and +3.6, +10.6, +6.0, "
+    "0.0 to fine-tuning. What was changed afterwards (docs/decisions 6 and 7) was decided by their "
+    "logs and by training rows, but whoever changed it had seen these figures. So this run draws "
+    "its labelled rows with other seeds; the 500 test rows of a set are the same."
+)
 
 
 def run(data: Path, runs: Path, sets: list[str], seeds: list[int], minutes: float) -> None:
@@ -148,6 +157,8 @@ def page(found: dict[str, Any]) -> str:
         "Accuracy on 500 test rows, opened once a run by `autoprompt test`; "
         f"mean ± sd over {count} seeds. Machine: {platform.machine()}, {os.cpu_count()} CPU cores, "
         "no GPU; not run on a GPU. The first complete run is kept.",
+        "",
+        HISTORY,
         "",
         "| set | winner | " + " | ".join(methods) + " |",
         "|" + "---|" * (len(methods) + 2),

@@ -195,6 +195,10 @@ def page(found: dict[str, Any]) -> str:
     lines += [
         f"| all | {statistics.fmean(pooled):+.1f} | {low:+.1f} to {high:+.1f} | |",
         "",
+        "The best baseline of each set by itself, known only from these test figures: "
+        + "; ".join(_best_there(name, seeds, methods) for name, seeds in found.items())
+        + ".",
+        "",
         "## What was searched, and what the proposals gave",
         "",
         "Zero-shot score: calibrated mean log-probability of the gold label on the labelled rows, "
@@ -226,6 +230,16 @@ def page(found: dict[str, Any]) -> str:
             f"{score.get('proposed', float('nan')):.3f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _best_there(name: str, seeds: dict[str, Any], methods: list[str]) -> str:
+    def gap(method: str) -> float:
+        return statistics.fmean(
+            100 * (r["winner"] - r["test"][method]) for r in seeds.values() if method in r["test"]
+        )
+
+    best = min(methods, key=gap)
+    return f"{name} {best} (winner {gap(best):+.1f} points)"
 
 
 def _spread(values: list[float]) -> str:

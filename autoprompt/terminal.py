@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
-from autoprompt.report.leaderboard import Row, first_line, table, winner, words_line
+from autoprompt.report.leaderboard import (
+    Row,
+    distinct,
+    first_line,
+    table,
+    winner,
+    words_line,
+)
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import Options
@@ -174,12 +181,12 @@ def _write_jsonl(file: Any, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
-    """First the answer and its prompt, then one line a trial."""
+    """First the answer and its prompt, then one line a candidate: a sampler suggests some often."""
     best = winner(rows)
     lines = [first_line(rows)]
     if best and best.template:
         lines += [f"  template  {best.template}", f"  words     {words_line(best.label_words)}"]
-    heads, table_rows = table(rows)
+    heads, table_rows = table([row for row, _ in distinct(rows)])
     kept = [heads.index(name) for name in heads if name != "label words"]
     cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]
     widths = [max(len(row[i]) for row in cells) for i in range(len(kept) - 1)]

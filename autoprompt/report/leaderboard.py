@@ -93,11 +93,14 @@ def row(trial: TrialRecord, study: StudyRecord) -> Row:
 
 
 def distinct(ranked_rows: Iterable[Row]) -> list[tuple[Row, tuple[int, ...]]]:
-    """One row a candidate (its best ranked), each with the trial ids that repeated it."""
-    best: dict[str, Row] = {}
-    repeats: dict[str, list[int]] = {}
+    """One row a candidate (its best ranked), each with the trial ids that repeated it.
+
+    A baseline that the sampler tried as well keeps its own row.
+    """
+    best: dict[tuple[bool, str], Row] = {}
+    repeats: dict[tuple[bool, str], list[int]] = {}
     for one in ranked_rows:
-        key = one.digest or f"trial {one.trial}"
+        key = one.baseline, one.digest or f"trial {one.trial}"
         if key in best:
             repeats[key].append(one.trial)
         else:

@@ -88,6 +88,15 @@ def test_a_repeated_candidate_is_scored_on_all_its_blocks(store):
     assert (only.trial, repeats) == (first, (again,))
 
 
+def test_a_baseline_that_was_searched_as_well_keeps_its_row(store):
+    study = create(store)
+    searched = add_trial(store, study, method="zero_shot", search=steady(0.8))
+    rival = add_trial(store, study, method="zero_shot", confirm=steady(0.8), baseline=True)
+    rows = leaderboard.rows(store, study)
+    assert len({row.digest for row in rows}) == 1
+    assert {row.trial for row, _ in leaderboard.distinct(rows)} == {searched, rival}
+
+
 def test_a_baseline_never_wins_and_is_named_first_when_it_is_surer(store):
     study = create(store)
     rival = add_trial(store, study, method="embeddings", template=None, words=None,

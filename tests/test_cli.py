@@ -89,7 +89,7 @@ def test_status_counts_trials_and_finds_the_bundle(finished_run: Path) -> None:
     assert document["baselines"] == 6
     assert document["stage"] == "done"
     assert document["bundle"] is True
-    assert document["budget"] == {"trials": 4, "minutes": None}
+    assert document["budget"] == {"trials": 6, "minutes": None}
     best = document["best"]["trial"]
     assert str(best) in command("status", finished_run).out
 

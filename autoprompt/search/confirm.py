@@ -111,14 +111,14 @@ def affordable(
 ) -> tuple[list[Plan], int]:
     """The finalists that can have `least` blocks each within `seconds` (the first in any case),
     and how many blocks, up to `blocks`, all of them can have."""
-    least = min(least, blocks)
+    least, seconds = min(least, blocks), max(0.0, seconds)  # what is stored costs nothing
     kept: list[Plan] = []
     for plan in plans:
         cost = sum(one.seconds for one in [*kept, plan])
         if not kept or cost * least <= seconds:
             kept.append(plan)
     total = sum(one.seconds for one in kept)
-    most = blocks if total * blocks <= max(0.0, seconds) else int(seconds / total)
+    most = blocks if total * blocks <= seconds else int(seconds / total)
     return kept, max(least, most)
 
 

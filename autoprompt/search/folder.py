@@ -44,7 +44,7 @@ def writing(field: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = [name for name in (error.filename, error.filename2) if name is not None]
-        elsewhere = named and not any(str(name).startswith(str(path)) for name in named)
+        elsewhere = named and not any(_belongs(Path(name), path) for name in named)
         if elsewhere or error.errno not in _FULL | _CLOSED | _MISNAMED:
             raise
         place = f"{field} {path}: {(error.strerror or 'error').lower()}"
@@ -53,6 +53,14 @@ def writing(field: str, path: Path) -> Iterator[None]:
         if error.errno in _CLOSED:
             raise RunBusy(f"{place}; make it writable, or name another") from error
         raise RunError(f"{place}; name a place in a folder that exists") from error
+
+
+def _belongs(name: Path, path: Path) -> bool:
+    """Whether a file is `path`, in it, or one of the temporary files written beside it."""
+    if not name.is_relative_to(path.parent):
+        return False
+    first = name.relative_to(path.parent).parts[:1]
+    return not first or first[0].lstrip(".").startswith(path.name.lstrip("."))
 
 
 @dataclass(frozen=True)

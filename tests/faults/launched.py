@@ -161,3 +161,19 @@ def check_complete(database: Path, trials: int, baselines: int = 6) -> None:
     assert "WAITING" not in optuna
     for state, name in (("complete", "COMPLETE"), ("pruned", "PRUNED")):
         assert optuna.get(name, 0) == ours.get(state, 0), (optuna, ours)
+
+
+def partial(bundle: Path) -> Path:
+    """Where a bundle is while it is written."""
+    return bundle.with_name(f"..{bundle.name}.autoprompt-new.partial")
+
+
+def other_trial(run: Path) -> object:
+    """A complete trial that is not the winner: its export trains anew."""
+    board = autoprompt("leaderboard", run, "--json", cwd=run.parent).document
+    best = autoprompt("status", run, "--json", cwd=run.parent).document["best"]["trial"]
+    return next(
+        row["trial"]
+        for row in board
+        if row["state"] == "complete" and not row["baseline"] and row["trial"] != best
+    )

@@ -17,6 +17,8 @@ from launched import (
     autoprompt,
     blocks,
     check_complete,
+    other_trial,
+    partial,
     start,
     studies,
     wait_for,
@@ -60,8 +62,8 @@ def _kill_in(stage: str, search: tuple[Any, ...], folder: Path, dice: random.Ran
     process = start(*search, cwd=folder)
     try:
         if stage == "bundle":
-            partial = folder / "run" / ".bundle.new.partial"
-            begun, span = _drained(process, partial.exists), BUNDLE_SECONDS
+            writing = partial(folder / "run" / "bundle")
+            begun, span = _drained(process, writing.exists), BUNDLE_SECONDS
         else:
             pattern, span = STAGES[stage]
             begun = wait_for(process, pattern)
@@ -127,12 +129,13 @@ def test_one_run_killed_in_every_stage(
 
 def test_a_bundle_is_whole_or_not_there(finished: Path, tmp_path: Path) -> None:
     """Killed while it proves itself, an export leaves no folder of that name."""
-    process = start("export", finished, "bundle", "--trial", "9", cwd=tmp_path)
-    assert wait_until(process, (tmp_path / ".bundle.new.partial").exists)
+    export = ("export", finished, "bundle", "--trial", other_trial(finished))
+    process = start(*export, cwd=tmp_path)
+    assert wait_until(process, partial(tmp_path / "bundle").exists)
     process.kill()
     process.communicate()
     assert not (tmp_path / "bundle").exists()
-    said = autoprompt("export", finished, "bundle", "--trial", "9", cwd=tmp_path)
+    said = autoprompt(*export, cwd=tmp_path)
     assert said.code == 0, said.err
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 

@@ -13,6 +13,8 @@ from launched import (
     blocks,
     check_complete,
     check_refused,
+    other_trial,
+    partial,
     start,
     stop,
     wait_for,
@@ -61,13 +63,13 @@ def test_the_other_verbs_stop_as_well(
     number: signal.Signals, finished: Path, tmp_path: Path
 ) -> None:
     """An export stopped while its bundle proves itself leaves nothing behind."""
-    process = start("export", finished, "bundle", "--trial", "8", cwd=tmp_path)
-    partial = tmp_path / ".bundle.new.partial"
-    assert wait_until(process, partial.exists)
+    export = ("export", finished, "bundle", "--trial", other_trial(finished))
+    process = start(*export, cwd=tmp_path)
+    writing = partial(tmp_path / "bundle")
+    assert wait_until(process, writing.exists)
     check_refused(stop(process, number), CODES[number], "same command")
-    assert not partial.exists()
-    assert not (tmp_path / "bundle").exists()
-    said = autoprompt("export", finished, "bundle", "--trial", "8", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    said = autoprompt(*export, cwd=tmp_path)
     assert said.code == 0, said.err
 
 

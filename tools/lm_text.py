@@ -116,8 +116,19 @@ def fill_batch(batch: list[tuple[int, int]], files: list[Lines], padding: int) -
 
 
 def choose_masks(
-    ids: torch.Tensor, rate: float, special: torch.Tensor, generator: torch.Generator
+    ids: torch.Tensor,
+    rate: float,
+    special: torch.Tensor,
+    generator: torch.Generator,
+    continues: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Boolean [lines, longest]: each ordinary token is masked with probability `rate`."""
+    """Boolean [lines, longest]: each ordinary token is masked with probability `rate`.
+
+    continues: [vocabulary], boolean, the pieces that continue a word. With it a word is masked with
+    all its pieces or not at all (whole-word masking, of the later BERT releases).
+    """
     draws = torch.rand(ids.shape, generator=generator)
+    if continues is not None:
+        words = (~continues[ids]).long().cumsum(dim=1).sub(1).clamp_min(0)  # number of each word
+        draws = draws.gather(1, words)
     return (draws < rate) & ~torch.isin(ids, special)

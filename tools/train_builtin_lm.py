@@ -35,6 +35,7 @@ from torch.nn import functional
 from autoprompt.models import builtin
 from tools.lm_cues import PROJECTION, Cued, Kinds, add_cue, find_kinds
 from tools.lm_loss import SLICE, VocabularyLoss
+from tools.lm_rate import matrix_rate, step_operations
 from tools.lm_text import (
     Lines,
     choose_masks,
@@ -266,7 +267,8 @@ def make_batch(
     special = torch.tensor(tokenizer.all_special_ids)
     cued = float(torch.rand((), generator=generator)) < options.cues
     rate = options.cue_mask_rate if cued else options.mask_rate
-    masked = choose_masks(ids, rate, special, generator)
+    continues = kinds.continues if options.whole_words else None
+    masked = choose_masks(ids, rate, special, generator, continues)
     if cued:
         return add_cue(ids, masked, kinds, tokenizer, generator)
     nowhere = torch.zeros(0, dtype=torch.long)
@@ -297,19 +299,28 @@ def train(options: argparse.Namespace) -> None:
         trainer.export(progress)
     started = saved = shown = time.monotonic()
     before, losses, shown_tokens = progress["seconds"], [], progress["tokens"]
+    first_tokens, operations, reading, trained = progress["tokens"], 0.0, 0.0, 0.0
     for number in range(progress["step"], len(batches)):
         progress["seconds"] = round(before + time.monotonic() - started, 1)
         done = max((number + 0.5) / len(batches), progress["seconds"] / 60 / options.minutes)
         if done >= 1.0:
             break
+        began = time.monotonic()
         ids = fill_batch(batches[number], files, tokenizer.pad_token_id)
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
         batch = make_batch(ids, options, kinds, tokenizer, generator)
         if not batch.masked.any():
             continue
+        reading += time.monotonic() - began
         loss = trainer.loss(batch)
         trainer.step(loss, learning_rate(done, options.rate, options.warm_up))
         losses.append(loss.item())
+        trained += time.monotonic() - began
+        lines, length = batch.shown.shape
+        taught = len(batch.places) if options.distil else 0
+        operations += step_operations(
+            trainer.model.config, lines, length, int(batch.masked.sum()), taught
+        )
         progress["tokens"] += int((ids != tokenizer.pad_token_id).sum())
         progress["step"] = number + 1
         now = time.monotonic()
@@ -327,6 +338,13 @@ def train(options: argparse.Namespace) -> None:
             saved = now
     trainer.save(options.work, progress)
     print(f"finished {json.dumps(progress)}", flush=True)
+    if trained:
+        speed = (progress["tokens"] - first_tokens) / trained
+        rate, most = operations / trained, matrix_rate(trainer.device)
+        print(
+            f"{speed:,.0f} tokens/s, {rate / 1e12:.3f} TFLOP/s: {rate / most:.0%} of a large bf16 "
+            f"product's {most / 1e12:.2f}; reading and masking {reading / trained:.1%} of a step"
+        )
     print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
 
 
@@ -346,6 +364,7 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=6_144)
     parser.add_argument("--longest", type=int, default=128, help="tokens of a line at most")
     parser.add_argument("--mask-rate", type=float, default=0.18)
+    parser.add_argument("--whole-words", action="store_true", help="mask all pieces of a word")
     parser.add_argument("--rate", type=float, default=4e-4, help="peak learning rate")
     parser.add_argument("--head-rate", type=float, default=2.5, help="times --rate")
     parser.add_argument("--weight-decay", type=float, default=0.01)

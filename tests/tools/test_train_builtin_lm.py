@@ -69,6 +69,19 @@ def test_masks_spare_special_tokens():
     assert abs(masked[:, 1:3].float().mean() - 0.18) < 0.02
 
 
+def test_whole_words_are_masked_with_all_their_pieces_at_the_same_rate():
+    continues = torch.zeros(3_000, dtype=torch.bool)
+    continues[2002:2004] = True
+    ids = torch.tensor([[101, 2000, 2002, 2003, 2001, 102, 0]]).repeat(4_000, 1)
+    special = torch.tensor([0, 101, 102, 103])
+    generator = torch.Generator().manual_seed(0)
+    masked = lm_text.choose_masks(ids, 0.18, special, generator, continues)
+    assert (masked[:, 1:4].all(dim=1) == masked[:, 1:4].any(dim=1)).all()
+    assert not masked[torch.isin(ids, special)].any()
+    assert abs(masked[:, 1:5].float().mean() - 0.18) < 0.02
+    assert (masked[:, 1] != masked[:, 4]).any()
+
+
 @pytest.mark.parametrize("padding", [0, 3, 9])
 def test_sliced_vocabulary_loss_equals_plain_cross_entropy(padding, monkeypatch):
     monkeypatch.setattr(lm_loss, "SLICE", 4)
@@ -98,6 +111,26 @@ def test_quantised_change_is_off_by_at_most_half_a_step_per_row():
     assert ((restored["a.weight"] - learned["a.weight"]).abs() <= 0.5 * step + 1e-6).all()
     torch.testing.assert_close(restored["a.bias"], learned["a.bias"], atol=1e-4, rtol=0)
     torch.testing.assert_close(restored["head"], learned["head"], atol=2e-3, rtol=1e-3)
+
+
+def test_a_steps_operations_are_those_that_the_model_performs():
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import BertConfig, BertModel
+
+    from tools.lm_rate import line_operations
+
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        attn_implementation="eager",
+    )
+    model = BertModel(config, add_pooling_layer=False).eval()
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.ones(3, 20, dtype=torch.long))
+    assert counter.get_total_flops() == 3 * line_operations(config, 20)
 
 
 def command(folder: Path, text: Path) -> list[str]:

@@ -47,7 +47,7 @@ def run(data: Path, runs: Path, sets: list[str], seeds: list[int], minutes: floa
         for name in sets:
             test_file = runs / f"{name}.test.jsonl"
             if not test_file.exists():
-                _sample(data / name / "test.jsonl", test_file)
+                sample(data / name / "test.jsonl", test_file)
             folder = runs / f"{name}-{seed}"
             if _tested(folder):
                 continue
@@ -65,7 +65,7 @@ def _call(*first: str) -> Any:
     return go
 
 
-def _sample(source: Path, target: Path) -> None:
+def sample(source: Path, target: Path) -> None:
     """The rows whose hash is smallest: the same 500 on every machine."""
     rows = source.read_text("utf-8").splitlines()
     rows.sort(key=lambda row: hashlib.sha256(row.encode()).hexdigest())

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from autoprompt import config as configuration
 from autoprompt.config import Config
@@ -154,14 +154,18 @@ def refuse_change(stored: Settings, wanted: Settings, out: Path) -> None:
     before, now = stored.fixed(), wanted.fixed()
     for name in before:
         if before[name] != now.get(name):
+            if before[name] is None:
+                _refuse_new(name, now.get(name), out)
             raise RunError(
                 f"{name}: {now.get(name)!r} is not the {before[name]!r} that {out} was started "
                 "with; give the same value or none, or another --out"
             )
     extra = sorted(set(now) - set(before))
     if extra:
-        name = extra[0]
-        raise RunError(
-            f"{name}: {now[name]!r} was not set when {out} was started; leave it, "
-            "or give another --out"
-        )
+        _refuse_new(extra[0], now[extra[0]], out)
+
+
+def _refuse_new(name: str, value: Any, out: Path) -> NoReturn:
+    raise RunError(
+        f"{name}: {value!r} was not set when {out} was started; leave it out, or give another --out"
+    )

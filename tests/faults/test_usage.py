@@ -145,6 +145,7 @@ def test_models_that_cannot_fill_a_mask(case: str, data: Path, model: Path, tmp_
 
 
 OTHER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "shots": (("--shots", "4"), ("--shots: 4 was not set", "leave it out", "another --out")),
     "seed": (("--seed", "7"), ("--seed", "7", "another --out")),
     "folds": (("blocks.folds=3",), ("blocks.folds", "3", "another --out")),
     "preset": (("--preset", "zero_shot"), ("--preset", "zero_shot", "another --out")),

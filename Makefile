@@ -3,17 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/demo
 BIN := $(VENV)/bin
+# as a path: a folder above a clone named autoprompt would hide the package from Python otherwise
+EDITABLE := --config-settings editable_mode=compat --editable
 
 .PHONY: demo test check clean
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autoprompt needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) .
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,dashboard,postgres]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(EDITABLE) '.[test,dashboard,postgres]'
 	touch $@
 
 demo: $(VENV)/demo.stamp

@@ -55,8 +55,10 @@ def check(
     columns = Columns(text, text_b, label)
     report = checks.check(
         read(data, columns, lenient=True),
-        test=read(test, columns, lenient=True) if test else None,
-        unlabeled=read(unlabeled, Columns(text, text_b), labelled=False, lenient=True)
+        test=read(test, columns, lenient=True, beside="--test") if test else None,
+        unlabeled=read(
+            unlabeled, Columns(text, text_b), labelled=False, lenient=True, beside="--unlabeled"
+        )
         if unlabeled
         else None,
         count_tokens=lambda example: count_tokens(example.text, example.text_b),
@@ -194,9 +196,8 @@ def dashboard(
 
     with opened.open_run(run) as found:
         url = found.url
-    typer.echo(f"http://{host}:{port}/ (Ctrl-C ends)")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is how serving ends well
-    serve(url, host=host, port=port)
+    serve(url, host=host, port=port, ready=lambda at: typer.echo(f"{at} (Ctrl-C ends)"))
 
 
 @app.command()

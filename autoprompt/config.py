@@ -155,9 +155,9 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         key = key.strip()
         section, dot, name = key.partition(".")
-        if not equals or not dot or not name or not text.strip():
+        if not equals or not key or not text.strip():
             raise ConfigError(f"{item}: not a setting; write key=value, such as budget.trials=40")
-        if section not in SECTIONS:
+        if not dot or not name or section not in SECTIONS:
             raise ConfigError(f"{key}: no such key; {_near(key)}")
         nested.setdefault(section, {})[name] = _value(text.strip())
     return nested

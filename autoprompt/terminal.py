@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
+from autoprompt.data.task import DataError
 from autoprompt.report.leaderboard import (
     Row,
     distinct,
@@ -109,12 +110,19 @@ def run_predict(
     from autoprompt.learners.bundle import bundle_columns, load_bundle, read_prompt
 
     kind = read_prompt(bundle).get("task", {}).get("kind", "single")
+    if output is not None and data != "-" and output.resolve() == Path(data).resolve():
+        raise ColumnError(f"-o {output}: is DATA itself; name another file")
     if data == "-":
         if columns != Columns():
             raise ColumnError("--text, --text-b: standard input has no columns; leave them out")
         examples = read_stream(sys.stdin)
         if kind == "single":  # as with a file: a second text is no part of the task
             examples = tuple(replace(e, text_b=None) for e in examples)
+        elif alone := next((e for e in examples if e.text_b is None), None):
+            raise DataError(
+                f"standard input, line {alone.line}: pairs are wanted, and it has no 'text_b'; "
+                "write JSON objects with text and text_b"
+            )
     else:
         known = Columns(**bundle_columns(bundle))
         examples = _read(data, columns, known, kind, labelled=False).examples
@@ -170,6 +178,11 @@ def _read(
             found = read(source, given, labelled=labelled)
         except ColumnError:
             raise error from None
+    if kind == "pair" and found.columns.text_b is None:
+        raise ColumnError(
+            f"--text-b: pairs are wanted, and {source} has no column 'text_b'; "
+            "name the second text's with --text-b COLUMN"
+        )
     if kind == "single" and given.text_b is None:
         return replace(found, examples=tuple(replace(e, text_b=None) for e in found.examples))
     return found
@@ -204,15 +217,15 @@ def check_lines(document: dict[str, Any]) -> list[str]:
     lines = []
     for name, rows in document["rows"].items():
         labels = document["labels"].get(name, {})
-        counts = ", ".join(f"{label} {count}" for label, count in labels.items())
+        counts = ", ".join(f"{' '.join(label.split())} {n}" for label, n in labels.items())
         repeated = document["duplicates"][name]
         lines.append(
             f"{name}: {_rows(rows)}" + (f" ({counts})" if counts else "") + f", {repeated} repeated"
         )
     lines += [f"{pair}: {_rows(count)} in both" for pair, count in document["overlaps"].items()]
-    lines.append(
-        f"longest: {document['longest']} {document['longest_unit']} ({document['longest_place']})"
-    )
+    if document["longest_place"]:
+        longest = f"{document['longest']} {document['longest_unit']}"
+        lines.append(f"longest: {longest} ({document['longest_place']})")
     lines.append(f"metric: objective.metric = {document['recommended_metric']}")
     lines += [f"warning: {text}" for text in document["warnings"]]
     lines += [f"error: {text}" for text in document["fatal"]]

@@ -60,6 +60,25 @@ def block_scores(store: Store, study_id: int, digest: str, stage: str) -> dict[i
     return dict(sorted(found.items()))
 
 
+def was_sampled(store: Store, study_id: int, digest: str, *, besides: int) -> bool:
+    """Whether a trial of the sampler other than `besides` has scored the candidate."""
+    trial, candidate = schema.trial, schema.candidate
+    query = (
+        sa.select(trial.c.id)
+        .join(candidate, candidate.c.id == trial.c.candidate_id)
+        .join(schema.block_score, schema.block_score.c.trial_id == trial.c.id)
+        .where(
+            trial.c.study_id == study_id,
+            trial.c.id != besides,
+            trial.c.baseline.is_(False),
+            candidate.c.digest == digest,
+        )
+        .limit(1)
+    )
+    with store.reading() as connection:
+        return connection.execute(query).first() is not None
+
+
 def tests(store: Store, study_id: int) -> tuple[TestRecord, ...]:
     """Every row of every opening of a test file, in the order they were recorded."""
     query = (

@@ -360,6 +360,10 @@ def test_config_shows_defaults_and_schema() -> None:
         (["status", "{run}"], "run.toml"),
         (["predict", "{run}", "-"], "prompt.toml"),
         (["models", "export", "bigone", "{run}"], "builtin"),
+        (["search", "{data}", "--out", "{run}", "space.template=[]"], "space.template: []"),
+        (["search", "{data}", "--out", "{run}", "space.demonstrations=2"], "no method here takes"),
+        (["search", "{data}", "--out", "{run}", "--device", "cuda:7"], "--device cpu"),
+        (["predict", "{data}", "{data}"], "is a file; give the folder"),
     ],
 )
 def test_wrong_usage_is_one_line_that_names_the_fix(
@@ -371,6 +375,73 @@ def test_wrong_usage_is_one_line_that_names_the_fix(
     assert len(said.err.splitlines()) == 1 or said.err.splitlines()[0].startswith("0")
     assert named in said.err.splitlines()[-1]
     assert not (run / "run.toml").exists()
+
+
+def test_predict_does_not_replace_its_own_input(bundle: Path, tmp_path: Path) -> None:
+    file = toy.write_csv(tmp_path / "texts.csv", toy.rows(3))
+    before = file.read_bytes()
+    said = command("predict", bundle, file, "-o", file)
+    assert (said.code, "-o" in said.err, "DATA itself" in said.err) == (2, True, True)
+    assert file.read_bytes() == before
+
+
+def test_export_names_a_folder_given_as_file(bundle: Path, tmp_path: Path) -> None:
+    file = toy.write_csv(tmp_path / "texts.csv", toy.rows(3))
+    said = command("predict", bundle, file, "-o", tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("autoprompt: -o ")
+
+
+def test_a_damaged_bundle_in_the_run_is_made_anew(run: Path, tmp_path: Path) -> None:
+    (run / "bundle" / "prompt.toml").write_text("schema = 1\nnothing = [", encoding="utf-8")
+    assert command("export", run, tmp_path / "mended").code == 0
+    file = toy.write_csv(tmp_path / "texts.csv", toy.rows(3))
+    assert command("predict", tmp_path / "mended", file).code == 0
+
+
+@pytest.mark.parametrize("verb", ["status", "leaderboard", "report", "export"])
+def test_a_manifest_without_its_study_is_named(verb: str, run: Path, tmp_path: Path) -> None:
+    (run / "run.toml").write_text("", encoding="utf-8")
+    said = command(verb, run, *([tmp_path / "bundle"] if verb == "export" else []))
+    assert said.code == 2
+    assert "run.toml: study is missing; restore the file" in said.err
+
+
+def test_kept_rows_that_are_not_those_of_the_run_are_refused(run: Path, tmp_path: Path) -> None:
+    tfidf = next(row for row in toy.board(run) if row["method"] == "tfidf")
+    rows = (run / "labelled.jsonl").read_text("ascii").splitlines()
+    for kept in ([], rows[:-1]):
+        (run / "labelled.jsonl").write_text("".join(f"{row}\n" for row in kept), "ascii")
+        said = command("export", run, tmp_path / "bundle", "--trial", tfidf["trial"])
+        assert said.code == 3
+        assert "labelled.jsonl" in said.err
+        assert "restore the file" in said.err
+
+
+def test_only_what_has_a_score_can_be_exported(run: Path, tmp_path: Path) -> None:
+    said = command("export", run, tmp_path / "new", "--trial", 99)
+    scored = [row["trial"] for row in toy.board(run) if row["blocks"]]
+    assert said.err.endswith(f"known: {', '.join(map(str, sorted(scored)))}\n")
+
+
+@pytest.mark.parametrize("option", ["--test", "--unlabeled"])
+def test_check_names_the_file_beside_data(option: str, toy_data: Path, tmp_path: Path) -> None:
+    said = command("check", toy_data, option, tmp_path / "gone.csv")
+    assert said.code == 3
+    assert said.err.startswith(f"autoprompt: {option}: ")
+    other = tmp_path / "other.csv"
+    other.write_text("message,topic\na film,good\n", encoding="utf-8")
+    said = command("check", toy_data, option, other)
+    assert said.code == 2
+    assert "same column names" in said.err
+
+
+def test_columns_apart_by_semicolons_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "semi.csv"
+    file.write_text("text;label\na film;good\n", encoding="utf-8")
+    said = command("check", file)
+    assert said.code == 2
+    assert "separated by ';'" in said.err
 
 
 def test_the_installed_command_is_quiet_on_stdout(finished_run: Path) -> None:

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import warnings
+from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -29,8 +30,14 @@ class DashboardError(RuntimeError):
     exit_code = 2
 
 
-def serve(url: str, *, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Serve the database at `url` until interrupted.
+def serve(
+    url: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    ready: Callable[[str], None] = lambda _address: None,
+) -> None:
+    """Serve the database at `url` until interrupted; `ready` gets the address once it answers.
 
     Raises DashboardError when the extra is missing or the address cannot be had, and the Store's
     own errors when there is no study at `url`.
@@ -51,6 +58,7 @@ def serve(url: str, *, host: str = "127.0.0.1", port: int = 8080) -> None:
             )
             keeper.start()
             log.info("dashboard of %s at http://%s:%d/", safe_url(url), host, port)
+            ready(f"http://{host}:{server.server_port}/")
             if not _is_loopback(host):
                 log.warning(
                     "host: %s can be reached from other machines and the dashboard asks for no"

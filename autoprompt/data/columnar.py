@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ def open_hub(source: str) -> Sheet:
         raise DataError(f"data: {shown(source)} is not hf:NAME[:CONFIG][:SPLIT]; mend the name")
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a dozen lines of retries
     try:
         if len(rest) == 1:
             configurations = datasets.get_dataset_config_names(name)

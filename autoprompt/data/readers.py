@@ -67,6 +67,7 @@ def read(
     *,
     labelled: bool = True,
     lenient: bool = False,
+    beside: str | None = None,
 ) -> Table:
     """Rows of a csv, tsv, jsonl, json or parquet file, or of `hf:NAME[:CONFIG][:SPLIT]`.
 
@@ -74,17 +75,18 @@ def read(
     `text_b` makes the rows pairs where it is present; the label is `label`. With
     `labelled=False` the label column may be absent, and a label may be missing. With
     `lenient=True` unfit rows (empty text, missing label) are left out and told in `problems`.
+    beside: the option that names the file, where it is not DATA itself but a file beside it.
 
     Raises ColumnError for a column that is not there, DataError with the file's line for a
     file or row that cannot be read (a row of several lines: the line where it begins).
     """
     source = str(source)
-    sheet = _open(source)
+    sheet = _open(source, beside or "data")
     if not sheet.lines and not lenient:
         raise DataError(f"{source}: no rows; give at least one row below the column names")
     if not sheet.lines:
         return Table(source, columns, (), digest(()))
-    found = _resolve(columns, sheet, source, labelled)
+    found = _resolve(columns, sheet, source, labelled, beside is not None)
     nothing: Sequence[Cell] = [None] * len(sheet.lines)
     texts = sheet.column(found.text or "")
     texts_b = nothing if found.text_b is None else sheet.column(found.text_b)
@@ -195,25 +197,26 @@ def read_rows(path: str | Path) -> tuple[Example, ...]:
         ) from None
 
 
-def _open(source: str) -> Sheet:
+def _open(source: str, field: str) -> Sheet:
     if source.startswith(HUB_PREFIX):
         return open_hub(source)
     path = Path(source)
     suffix = path.suffix.lower()
     if path.is_dir():
-        raise DataError(f"data: {source} is a folder; give a file, or hf:{source}")
+        raise DataError(f"{field}: {source} is a folder; give a file, or hf:{source}")
     if not path.exists():
-        raise DataError(f"data: {source} does not exist; check the path")
+        raise DataError(f"{field}: {source} does not exist; check the path")
     if suffix == ".parquet":
         return open_parquet(path, source)
     if suffix not in TEXT_FORMATS:
         raise DataError(
-            f"data: {source} is of no known format; name it {', '.join(TEXT_FORMATS)} or .parquet"
+            f"{field}: {source} is of no known format; "
+            f"name it {', '.join(TEXT_FORMATS)} or .parquet"
         )
     return open_text(path, source)
 
 
-def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool) -> Columns:
+def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool, alike: bool) -> Columns:
     names = sheet.columns
 
     def find(option: str, named: str | None, defaults: tuple[str, ...]) -> str:
@@ -223,6 +226,10 @@ def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool) -> Col
         wanted = " or ".join(map(shown, defaults)) if named is None else shown(named)
         near = get_close_matches(named or defaults[0], names, n=1)
         fix = f"did you mean {shown(near[0])}?" if near else f"name it with --{option} COLUMN"
+        if len(names) == 1 and (apart := next((sign for sign in ";\t|" if sign in names[0]), "")):
+            fix = f"columns seem to be separated by {apart!r}; separate them by commas (tsv: tabs)"
+        if alike:
+            fix = "all files of a command need the same column names; rename it there"
         raise ColumnError(
             f"--{option}: no column {wanted} in {source} (columns: {listed(names)}); {fix}"
         )

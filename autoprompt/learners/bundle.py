@@ -172,6 +172,15 @@ def write_metrics(directory: Path, metrics: Mapping[str, Any]) -> None:
         fresh.replace(directory / name)
 
 
+def is_whole(directory: Path) -> bool:
+    """Whether the folder is a bundle whose files are as they were saved."""
+    try:
+        _check_files(directory, read_prompt(directory))
+    except BundleError:
+        return False
+    return True
+
+
 def bundle_columns(directory: Path) -> dict[str, str]:
     """The columns its search read (`text`, `text_b`), {} where it does not say."""
     try:
@@ -190,11 +199,18 @@ def read_prompt(directory: Path) -> dict[str, Any]:
         raise BundleError(
             f"bundle: {directory} has no {PROMPT}; give a folder written by autoprompt export"
         ) from error
-    except (NotADirectoryError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BundleError(f"bundle: {path} is damaged ({error}); export it again") from error
-    if described.get("schema") != SCHEMA:
+    except NotADirectoryError as error:
         raise BundleError(
-            f"bundle: {path} has schema {described.get('schema')!r}, this version reads {SCHEMA}; "
+            f"bundle: {directory} is a file; give the folder that autoprompt export wrote, "
+            "then DATA"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BundleError(f"bundle: {path} is damaged ({error}); export it again") from error
+    if "schema" not in described:
+        raise BundleError(f"bundle: {path} is damaged (no schema); export it again")
+    if described["schema"] != SCHEMA:
+        raise BundleError(
+            f"bundle: {path} has schema {described['schema']!r}, this version reads {SCHEMA}; "
             "use the autoprompt version that wrote it"
         )
     return described

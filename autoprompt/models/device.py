@@ -27,7 +27,7 @@ def resolve_device(device: str) -> str:
         found = torch.cuda.device_count()
         raise DeviceError(
             f"device: {device!r} asked for, but torch finds {found} CUDA devices here; "
-            "use device=cpu or auto"
+            "give --device cpu or auto"
         )
     return device
 

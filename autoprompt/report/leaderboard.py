@@ -151,6 +151,8 @@ def first_line(ranked_rows: Sequence[Row]) -> str:
     won = f"best prompt: {_figures(best)}" if best else "no prompt trial is complete yet"
     if best and best.method in BASELINE_METHODS:
         won = f"best trial: {_figures(best)}"
+    if best and best.blocks < COMPARABLE_BLOCKS:
+        won += ", too few for a bound to rely on"
     if rival:
         few = best is not None and rival.blocks < min(best.blocks, COMPARABLE_BLOCKS)
         doubt = ", few to compare by: give more minutes" if few else ""
@@ -207,7 +209,8 @@ def spread(mean: float | None, sd: float | None) -> str:
 
 def words_line(label_words: dict[str, list[str]] | None) -> str:
     """`label=word,word` a label, as `--words` takes them; `;` between, as labels hold spaces."""
-    return "; ".join(f"{label}={','.join(words)}" for label, words in (label_words or {}).items())
+    pairs = (label_words or {}).items()
+    return "; ".join(f"{' '.join(label.split())}={','.join(words)}" for label, words in pairs)
 
 
 def _figures(one: Row) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from autoprompt.report.leaderboard import ENOUGH_BLOCKS
-from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Told, peak_memory
+from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Told, one_line, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
 from storage.records import TrialRecord
@@ -115,7 +115,7 @@ def run_baselines(
         except TimeoutError:
             state, error = "failed", NO_TIME
         except Exception as problem:  # a rival that cannot run must not cost the study
-            state, error = "failed", f"{type(problem).__name__}: {problem}".splitlines()[0]
+            state, error = "failed", one_line(problem)
         seconds = time.monotonic() - began
         bench.store.finish_trial(
             number,

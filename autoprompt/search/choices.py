@@ -94,6 +94,8 @@ def read_asked(
 
 def _strings(name: str, value: Any, error: type[ValueError]) -> list[str]:
     values = value if isinstance(value, list) else [value]
+    if not values:
+        raise error(f"{name}: [] has no options; give at least one text")
     for item in values:
         if not isinstance(item, str):
             raise error(f"{name}: {item!r} is no text; give the text itself or a list of texts")

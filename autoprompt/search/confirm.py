@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from autoprompt.report.leaderboard import Row
 from autoprompt.search.baselines import run_blocks
-from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, peak_memory
+from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, one_line, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
 from storage.store import StoreUnavailable
@@ -161,7 +161,7 @@ def confirm(
             raise
         except Exception as problem:  # such as a diverged training: no winner, but no end either
             seconds = time.monotonic() - began
-            error = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            error = one_line(problem)
             bench.store.finish_trial(
                 row.trial,
                 state="failed",

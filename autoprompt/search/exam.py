@@ -36,7 +36,7 @@ def refuse_second(store: Store, study: StudyRecord, folder: RunFolder, again: bo
     if opened and not again:
         raise RunError(
             f"test {folder.path}: a test file was opened {opened} time(s) already; figures of a "
-            "second look are no longer untouched, add --again to take and record them all the same"
+            "second look are no longer untouched, add --again (in Python again=True) to record them"
         )
 
 
@@ -67,6 +67,8 @@ def examine(
         write_bundle(folder.bundle, best, store, study, task, labelled, workshop, columns)
     scorers: list[tuple[Row, Scorer]] = [(best, load_bundle(folder.bundle, workshop.device))]
     for row in board:
+        if row.baseline and row.state == "failed":
+            say(f"no figure of the baseline {row.method}: it failed in the search")
         if row.baseline and row.state == "complete":
             say(f"training the baseline {row.method}")
             candidate = candidate_of(store, study, row.trial)

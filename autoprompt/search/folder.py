@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import read_rows, write_rows
-from autoprompt.data.task import Example
+from autoprompt.data.task import DataError, Example, digest
 
 DATABASE = "study.db"
 
@@ -57,6 +57,7 @@ def writing(field: str, path: Path) -> Iterator[None]:
 
 def _belongs(name: Path, path: Path) -> bool:
     """Whether a file is `path`, in it, or one of the temporary files written beside it."""
+    name, path = name.absolute(), path.absolute()
     if not name.is_relative_to(path.parent):
         return False
     first = name.relative_to(path.parent).parts[:1]
@@ -154,12 +155,22 @@ class RunFolder:
         if not self.exists:
             raise RunError(f"RUN {self.path}: holds no run.toml; give the --out of a search")
         try:
-            return tomllib.loads(self.manifest.read_text("utf-8"))
+            found = tomllib.loads(self.manifest.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{self.manifest}: {error}; restore the file") from error
+        for name in ("study", "data", "columns", "settings"):
+            if name not in found:
+                raise RunError(f"{self.manifest}: {name} is missing; restore the file")
+        return found
 
     def read_labelled(self) -> tuple[Example, ...]:
-        return read_rows(self.rows)
+        """Raises DataError when they are not the rows that the run was started with."""
+        found = read_rows(self.rows)
+        if digest(found) != self.read_manifest()["data"]["digest"]:
+            raise DataError(
+                f"{self.rows}: not the rows that the run was started with; restore the file"
+            )
+        return found
 
     def read_unlabeled(self) -> tuple[Example, ...]:
         return read_rows(self.unlabeled) if self.unlabeled.exists() else ()

@@ -198,6 +198,12 @@ def from_row(row: Any) -> Candidate:
     return Candidate(values)
 
 
+def one_line(problem: Exception) -> str:
+    """What went wrong; an error that is not of ours with the name of its kind."""
+    first = (str(problem).splitlines() or [""])[0]
+    return first if hasattr(problem, "exit_code") else f"{type(problem).__name__}: {first}"
+
+
 def peak_memory() -> int:
     """Bytes: the most this process ever had resident, or the device allocated."""
     torch = sys.modules.get("torch")
@@ -248,7 +254,8 @@ class Objective:
 
         # An interrupt (a BaseException) passes through: the row stays `running` and is put back.
         try:
-            for index in self._order(stored, retried="trial_id" in trial.user_attrs):
+            again = queries.was_sampled(bench.store, bench.study_id, candidate.digest, besides=row)
+            for index in self._order(stored, again=again):
                 if index in stored:
                     values[index] = stored[index].metrics[bench.metric]
                     trial.report(values[index], step=index)
@@ -278,7 +285,7 @@ class Objective:
         except (StoreUnavailable, optuna.exceptions.StorageInternalError):
             raise  # the database's trouble, not the candidate's: the row is put back
         except Exception as problem:
-            finish("failed", f"{type(problem).__name__}: {problem}".splitlines()[0])
+            finish("failed", one_line(problem))
             raise TrialFailed from problem
         finish("complete")
         return sum(values.values()) / len(values)
@@ -296,11 +303,11 @@ class Objective:
         needed = max(1, folds - have) + 2 + confirming
         return time.monotonic() + needed * self.bench.expected(candidate) > self.deadline
 
-    def _order(self, stored: dict[int, Any], *, retried: bool) -> list[int]:
+    def _order(self, stored: dict[int, Any], *, again: bool) -> list[int]:
         """Block indices in their fixed order: the stored ones, what is missing of the base
-        blocks, and one more where a candidate that had them all comes again."""
+        blocks, and one more where the sampler gives a candidate again that had them all."""
         wanted = sorted(set(stored) | set(range(self.bench.base_blocks)))
-        if not retried and all(index in stored for index in wanted):
+        if again and all(index in stored for index in wanted):
             wanted.append(max(wanted) + 1)
         return wanted
 

@@ -122,9 +122,10 @@ def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
     chosen = winner(board)
     if trial is not None:
         chosen = next((row for row in board if row.trial == trial), None)
-        if chosen is None or chosen.state not in ("complete", "pruned"):
-            known = ", ".join(str(r.trial) for r in board if r.state == "complete")
-            raise RunError(f"--trial {trial}: not a complete trial of this run (known: {known})")
+        scored = [r for r in board if r.state in ("complete", "pruned") and r.blocks]
+        if chosen not in scored:
+            known = ", ".join(str(number) for number in sorted(r.trial for r in scored))
+            raise RunError(f"--trial {trial}: no trial of this run with a score; known: {known}")
     if chosen is None:
         raise RunError(f"export {run.folder.path}: no trial is complete yet; run the search first")
     with writing("BUNDLE", bundle):
@@ -137,11 +138,10 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
         bundle.rmdir()
     bundle.parent.mkdir(parents=True, exist_ok=True)
 
+    from autoprompt.learners.bundle import is_whole, write_metrics
     from autoprompt.search.final import bundle_metrics, bundle_trial, write_bundle
 
-    if bundle_trial(run.folder.bundle) == chosen.trial:
-        from autoprompt.learners.bundle import write_metrics
-
+    if bundle_trial(run.folder.bundle) == chosen.trial and is_whole(run.folder.bundle):
         temporary = bundle.with_name(f".{bundle.name}.autoprompt-new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

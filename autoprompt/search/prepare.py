@@ -68,7 +68,12 @@ def prepare(
     unlabeled: tuple[Example, ...] = ()
     unlabeled_digest = None
     if options.unlabeled is not None:
-        found = read(options.unlabeled, dataclasses.replace(columns, label=None), labelled=False)
+        found = read(
+            options.unlabeled,
+            dataclasses.replace(columns, label=None),
+            labelled=False,
+            beside="--unlabeled",
+        )
         unlabeled, unlabeled_digest = found.examples, found.digest
     settings = resolve(options, stored, unlabeled_digest)
     labelled = _labelled(table, settings, say)
@@ -153,6 +158,8 @@ def open_space(settings: Settings) -> Space:
         if value is not None and name in space.names:
             space = space.override(name, value)
     for name, spec in config.space.items():
+        if name in NOT_YET:
+            raise SpaceError(f"space.{name}: no method here takes it yet; leave it out")
         if name not in ("template", "words"):  # their values are texts: see choices.read_asked
             space = space.override(name, spec)
     return space

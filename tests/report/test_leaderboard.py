@@ -129,6 +129,13 @@ def test_the_first_line_says_when_a_baseline_had_few_blocks(store, blocks, doubt
     assert ("few to compare by" in line) is doubted
 
 
+def test_the_first_line_says_when_the_winner_itself_has_few_blocks(store):
+    study = create(store)
+    add_trial(store, study, search=steady(0.78), confirm=[0.78, 0.78])
+    line = leaderboard.first_line(leaderboard.rows(store, study))
+    assert line.endswith("over 2 confirm blocks, too few for a bound to rely on")
+
+
 def test_the_first_line_names_the_winner_when_no_baseline_is_surer(store):
     study = create(store)
     add_trial(store, study, method="tfidf", template=None, words=None, baseline=True,

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from autoprompt.learners.build import build
 from autoprompt.search import study as studies
+from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import Pools
 from autoprompt.search.objective import SEARCH, Bench, Objective, Told, TrialFailed
 from search_spaces.candidate import Candidate
@@ -86,6 +87,17 @@ def test_a_repeated_candidate_adds_one_block_and_averages_all(
         assert list(trial.intermediate_values.values()) == values[:seen]
         assert trial.value == pytest.approx(sum(values[:seen]) / seen)
     assert len({row.candidate.id for row in found}) == 1
+
+
+def test_a_baselines_blocks_are_reused_and_not_added_to(
+    make_bench: Callable[..., Bench], sampler_study: optuna.study.Study
+) -> None:
+    """Without confirmation baselines and trials have the same search blocks."""
+    bench = make_bench()
+    rival = (Candidate({"method": "tfidf"}),)
+    run_baselines(bench, rival, confirm_blocks=0, seconds=None, told=lambda told: None)
+    Runner(bench, sampler_study).run("tfidf", "tfidf")
+    assert [len(trial.intermediate_values) for trial in sampler_study.trials] == [8, 9]
 
 
 def test_a_clearly_bad_candidate_is_pruned_early(

@@ -61,12 +61,11 @@ def block_scores(store: Store, study_id: int, digest: str, stage: str) -> dict[i
 
 
 def was_sampled(store: Store, study_id: int, digest: str, *, besides: int) -> bool:
-    """Whether a trial of the sampler other than `besides` has scored the candidate."""
+    """Whether a trial of the sampler other than `besides` was of the candidate."""
     trial, candidate = schema.trial, schema.candidate
     query = (
         sa.select(trial.c.id)
         .join(candidate, candidate.c.id == trial.c.candidate_id)
-        .join(schema.block_score, schema.block_score.c.trial_id == trial.c.id)
         .where(
             trial.c.study_id == study_id,
             trial.c.id != besides,

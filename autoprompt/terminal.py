@@ -148,7 +148,9 @@ def run_predict(
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 if output.suffix.lower() == ".csv":
                     writer = csv.writer(file)
-                    writer.writerow(["label", *labels] if proba else ["label"])
+                    taken = "label" in labels  # the names of the columns must differ
+                    heads = [f"proba {name}" if taken else name for name in labels]
+                    writer.writerow(["label", *heads] if proba else ["label"])
                     for row in rows:
                         writer.writerow([row["label"], *row.get("proba", {}).values()])
                 else:

@@ -229,6 +229,28 @@ def test_predict_writes_csv_and_jsonl(bundle: Path, tmp_path: Path) -> None:
     assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "label"
 
 
+def test_predict_takes_texts_from_a_column_named_label(bundle: Path, tmp_path: Path) -> None:
+    texts = [text for text, _ in toy.rows(3)]
+    plain, odd = tmp_path / "plain.csv", tmp_path / "odd.csv"
+    for file, head in ((plain, "text"), (odd, "label")):
+        file.write_text("\n".join([head, *texts]) + "\n", encoding="utf-8")
+    said = command("predict", bundle, odd, "--text", "label")
+    assert said.code == 0, said.err
+    assert said.out == command("predict", bundle, plain).out
+
+
+def test_csv_columns_differ_even_if_a_class_is_named_label(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    rows = [(text, {"good": "label"}.get(label, label)) for text, label in toy.rows(8)]
+    data = toy.write_csv(tmp_path / "data.csv", rows)
+    quick = ("--preset", "tfidf", "--trials", 1, "confirm.blocks=0")
+    toy.search(data, tmp_path / "run", tiny_model, *quick)
+    out = tmp_path / "out.csv"
+    assert command("predict", tmp_path / "run" / "bundle", data, "--proba", "-o", out).code == 0
+    assert out.read_text("utf-8").splitlines()[0] == "label,proba bad,proba label"
+
+
 def test_predict_reads_lines_and_jsonl_from_stdin(bundle: Path) -> None:
     texts = [text for text, _ in toy.rows(2)]
     plain = command("predict", bundle, "-", given="\n".join(texts) + "\n")

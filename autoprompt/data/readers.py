@@ -151,7 +151,7 @@ def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
         row: dict[str, Cell] = parse_object(line, place) if objects else {"text": line}
         name = next((name for name in TEXT_NAMES if name in row), TEXT_NAMES[0])
         first, second = row.get(name), row.get(TEXT_B_NAME)
-        wrong = _why_not_text(name, first)
+        wrong = _why_not_text(name, first) if name in row else "no key 'text'; write one"
         if wrong is None and TEXT_B_NAME in row:
             wrong = _why_not_text(TEXT_B_NAME, second)
         if wrong is not None:
@@ -243,6 +243,8 @@ def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool, alike:
     label = columns.label if columns.label is not None else LABEL_NAME
     if labelled:
         label = find("label", columns.label, (LABEL_NAME,))
+    elif columns.label is None and label in (text, text_b):
+        label = ""  # a text that happens to have that name
     used = [text, *([text_b] if text_b else []), *([label] if label in names else [])]
     for name in used:
         if used.count(name) > 1:

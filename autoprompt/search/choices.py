@@ -87,6 +87,10 @@ def read_asked(
     for source in own_templates:
         template = read_template(source)
         check_template(template, task.kind)
+        if any(part.kind == "soft" for part in template.parts):
+            raise TemplateError(
+                f"template {source!r}: no method here takes {{soft:N}} yet; leave it out"
+            )
         parsed.append(str(template))
     verbalizers = parse_words(own_words, task.labels) if own_words else ()
     return Asked(tuple(dict.fromkeys(parsed)), verbalizers, only_templates, only_words)

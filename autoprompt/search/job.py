@@ -132,21 +132,28 @@ def _run(
         startup=startup,
         guide_template=next((e.text for e in pools.entries if e.kind == TEMPLATE), ""),
     )
+
+    def compete(seconds: float | None) -> None:
+        run_baselines(
+            bench,
+            baselines(prepared.task.kind, prepared.task.labels),
+            confirm_blocks=config.confirm.blocks,
+            seconds=seconds,
+            told=listener.told,
+        )
+
     try:
         back = studies.put_back(optuna_study, store, record.id)
         if back:
             listener.say(f"{back} interrupted trial(s) put back")
         listener.say("baselines")
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
-        run_baselines(
-            bench,
-            baselines(prepared.task.kind, prepared.task.labels),
-            confirm_blocks=config.confirm.blocks,
-            seconds=None if clock.total is None else _baseline_seconds(clock.total, clock),
-            told=listener.told,
-        )
+        compete(None if clock.total is None else _baseline_seconds(clock.total, clock))
         _search(bench, optuna_study, space, pools, prepared, listener, clock)
         _confirm(bench, prepared, record, listener, clock)
+        spare = clock.left() - (bench.final_seconds if config.final.train else 0.0)
+        if clock.total is not None and spare > 0:  # for baselines that had too little
+            compete(spare / 2)  # they may take twice that
         while True:
             best = winner(rows(store, record))
             if best is None:

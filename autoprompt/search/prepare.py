@@ -161,7 +161,11 @@ def open_space(settings: Settings) -> Space:
         if name in NOT_YET:
             raise SpaceError(f"space.{name}: no method here takes it yet; leave it out")
         if name not in ("template", "words"):  # their values are texts: see choices.read_asked
-            space = space.override(name, spec)
+            try:
+                space = space.override(name, spec)
+            except SpaceError as error:
+                text = str(error)
+                raise SpaceError(text if text.startswith("space") else f"space.{text}") from None
     return space
 
 

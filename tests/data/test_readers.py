@@ -376,7 +376,7 @@ def test_stream() -> None:
         (b'{"text": "a"}\nplain\n', "line 2: not JSON"),
         (b'a\n{"text": "b"}\n', "line 2: a JSON object after lines of plain text"),
         (b'{"text": "a", "text_b": ""}', "line 1: column 'text_b' is empty"),
-        (b'{"label": "a"}', "line 1: column 'text' is empty"),
+        (b'{"label": "a"}', "line 1: no key 'text'"),
         (b"a\n\xff\n", "line 2: byte 0xff"),
     ],
 )

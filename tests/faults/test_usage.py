@@ -30,6 +30,8 @@ EARLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trials": (("--trials", "0"), ("trials", "0", "greater")),
     "no mask": (("--template", "{text} ."), ("{mask}",)),
     "two masks": (("--template", "{text} {mask} {mask}"), ("has 2 {mask}", "exactly once")),
+    "soft tokens": (("--template", "{text}{soft:3}{mask}"), ("{soft:N}", "leave it out")),
+    "range": (("space.learning_rate=-1",), ("space.learning_rate", "-1")),
     "no text": (("--template", "it was {mask} ."), ("{text}",)),
     "second text": (("--template", "{text} {text_b} {mask}"), ("text_b",)),
     "word of two labels": (("--words", "good=great", "bad=great"), ("great", "good", "bad")),

@@ -16,6 +16,7 @@ from toy import command
 
 from autoprompt.data.splits import draw_shots
 from autoprompt.data.task import Example
+from autoprompt.search import job
 from storage import queries
 from storage.records import StudyRecord
 from storage.store import Store
@@ -241,6 +242,16 @@ def test_what_decides_the_result_may_not_change(
     assert said.err.splitlines()[-1].startswith(f"autoprompt: {named}")
     assert (quick_run / "run.toml").read_bytes() == manifest
     assert toy.board(quick_run) == before
+
+
+def test_time_that_is_left_goes_to_baselines_that_had_too_little(
+    tmp_path: Path, tiny_model: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "BASELINE_SHARE", 0.0)  # so they get two blocks or none at first
+    more = ("--trials", 1, "--minutes", 5, "confirm.blocks=4", "final.train=false")
+    toy.search(toy_data, tmp_path / "run", tiny_model, *more, *toy.GIVEN_POOLS)
+    rivals = [row for row in toy.board(tmp_path / "run") if row["baseline"]]
+    assert {(row["state"], row["blocks"]) for row in rivals} == {("complete", 4)}
 
 
 def test_other_data_is_refused(quick_run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
-from autoprompt.data.task import DataError
+from autoprompt.data.task import DataError, single_texts
 from autoprompt.report.leaderboard import (
     Row,
     distinct,
@@ -117,7 +117,7 @@ def run_predict(
             raise ColumnError("--text, --text-b: standard input has no columns; leave them out")
         examples = read_stream(sys.stdin)
         if kind == "single":  # as with a file: a second text is no part of the task
-            examples = tuple(replace(e, text_b=None) for e in examples)
+            examples = single_texts(examples)
         elif alone := next((e for e in examples if e.text_b is None), None):
             raise DataError(
                 f"standard input, line {alone.line}: pairs are wanted, and it has no 'text_b'; "
@@ -186,7 +186,7 @@ def _read(
             "name the second text's with --text-b COLUMN"
         )
     if kind == "single" and given.text_b is None:
-        return replace(found, examples=tuple(replace(e, text_b=None) for e in found.examples))
+        return replace(found, examples=single_texts(found.examples))
     return found
 
 

@@ -7,8 +7,8 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 _NOT_A_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
@@ -97,6 +97,11 @@ def make_task(examples: Sequence[Example]) -> Task:
                 "add another row of it, or remove this one"
             )
     return Task("pair" if pair else "single", labels)
+
+
+def single_texts(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """The examples without a second text, which is no part of a task of single texts."""
+    return tuple(replace(example, text_b=None) for example in examples)
 
 
 def content_key(example: Example) -> str:

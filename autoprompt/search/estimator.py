@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from autoprompt.config import read_overrides
 from autoprompt.data.readers import Columns, Table, read
-from autoprompt.data.task import DataError, Example, digest
+from autoprompt.data.task import DataError, Example, digest, single_texts
 from autoprompt.search.clock import Clock
 from autoprompt.search.settings import Options
 from autoprompt.search.stop import Stopped
@@ -175,8 +175,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             if isinstance(X, str):
                 found = read(X, run.columns)
                 if run.task.kind == "single":  # a second text is no part of the task
-                    alone = tuple(replace(e, text_b=None) for e in found.examples)
-                    found = replace(found, examples=alone)
+                    found = replace(found, examples=single_texts(found.examples))
             elif y is None:
                 raise DataError("y: missing; give one label per text, or a file name as X")
             else:

@@ -62,7 +62,6 @@ def examine(
     if best is None:
         raise RunError(f"test {folder.path}: no trial is complete yet; run the search first")
     if bundle_trial(folder.bundle) != best.trial:
-        columns = folder.read_manifest()["columns"]
         say(f"training trial {best.trial} ({best.method}) on all labelled rows")
         write_bundle(folder.bundle, best, store, study, task, labelled, workshop, columns)
     scorers: list[tuple[Row, Scorer]] = [(best, load_bundle(folder.bundle, workshop.device))]

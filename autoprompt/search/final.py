@@ -15,7 +15,7 @@ from autoprompt.learners.build import build
 from autoprompt.learners.bundle import save_bundle
 from autoprompt.learners.workshop import Workshop
 from autoprompt.report.leaderboard import Row, rows
-from autoprompt.search.folder import RunError
+from autoprompt.search.folder import RunError, beside
 from autoprompt.search.objective import from_row
 from autoprompt.search.samplers import derived_seed
 from search_spaces.candidate import Candidate
@@ -59,7 +59,7 @@ def write_bundle(
     """
     candidate = candidate_of(store, study, row.trial)
     learner = train_on_all(candidate, task, examples, workshop, study.seed)
-    fresh = _beside(directory, "new")
+    fresh = beside(directory, "new")
     shutil.rmtree(fresh, ignore_errors=True)
     save_bundle(
         learner,
@@ -70,7 +70,7 @@ def write_bundle(
         provenance=provenance(study, row, examples, workshop, columns),
         workshop=workshop,
     )
-    old = _beside(directory, "old")
+    old = beside(directory, "old")
     shutil.rmtree(old, ignore_errors=True)
     if directory.exists():
         directory.rename(old)
@@ -78,15 +78,10 @@ def write_bundle(
     settle(directory, row.trial, store, study)
 
 
-def _beside(directory: Path, what: str) -> Path:
-    """A name of our own, swept without asking: `bundle.old` could be a folder of the user's."""
-    return directory.with_name(f".{directory.name}.autoprompt-{what}")
-
-
 def settle(directory: Path, trial: int, store: Store, study: StudyRecord) -> None:
     """What follows a bundle's renaming: sweep the older one, note the new one. Doing it again, for
     a process that died just before, changes nothing."""
-    shutil.rmtree(_beside(directory, "old"), ignore_errors=True)
+    shutil.rmtree(beside(directory, "old"), ignore_errors=True)
     prompt = directory / "prompt.toml"
     store.add_artifact(
         study.id,

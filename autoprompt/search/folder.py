@@ -55,6 +55,11 @@ def writing(field: str, path: Path) -> Iterator[None]:
         raise RunError(f"{place}; name a place in a folder that exists") from error
 
 
+def beside(path: Path, what: str) -> Path:
+    """A name of our own, swept without asking: `bundle.old` could be a folder of the user's."""
+    return path.with_name(f".{path.name}.autoprompt-{what}")
+
+
 def _belongs(name: Path, path: Path) -> bool:
     """Whether a file is `path`, in it, or one of the temporary files written beside it."""
     name, path = name.absolute(), path.absolute()

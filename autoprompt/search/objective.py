@@ -254,8 +254,7 @@ class Objective:
 
         # An interrupt (a BaseException) passes through: the row stays `running` and is put back.
         try:
-            again = queries.was_sampled(bench.store, bench.study_id, candidate.digest, besides=row)
-            for index in self._order(stored, again=again):
+            for index in self._order(stored, candidate, row):
                 if index in stored:
                     values[index] = stored[index].metrics[bench.metric]
                     trial.report(values[index], step=index)
@@ -303,11 +302,14 @@ class Objective:
         needed = max(1, folds - have) + 2 + confirming
         return time.monotonic() + needed * self.bench.expected(candidate) > self.deadline
 
-    def _order(self, stored: dict[int, Any], *, again: bool) -> list[int]:
+    def _order(self, stored: dict[int, Any], candidate: Candidate, row: int) -> list[int]:
         """Block indices in their fixed order: the stored ones, what is missing of the base
         blocks, and one more where the sampler gives a candidate again that had them all."""
         wanted = sorted(set(stored) | set(range(self.bench.base_blocks)))
-        if again and all(index in stored for index in wanted):
+        bench = self.bench
+        if all(index in stored for index in wanted) and queries.was_sampled(
+            bench.store, bench.study_id, candidate.digest, besides=row
+        ):
             wanted.append(max(wanted) + 1)
         return wanted
 

@@ -12,7 +12,7 @@ from typing import Any
 from autoprompt.data.readers import Columns, Table
 from autoprompt.data.task import Example, Task
 from autoprompt.report.leaderboard import Row, first_line, rows, winner
-from autoprompt.search.folder import RunError, RunFolder, writing
+from autoprompt.search.folder import RunError, RunFolder, beside, writing
 from autoprompt.search.settings import Settings, from_manifest
 from storage import queries
 from storage.records import StudyRecord
@@ -142,7 +142,7 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
     from autoprompt.search.final import bundle_metrics, bundle_trial, write_bundle
 
     if bundle_trial(run.folder.bundle) == chosen.trial and is_whole(run.folder.bundle):
-        temporary = bundle.with_name(f".{bundle.name}.autoprompt-new")
+        temporary = beside(bundle, "new")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:

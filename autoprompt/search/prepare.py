@@ -14,7 +14,15 @@ from typing import Any
 
 from autoprompt.data.readers import Columns, Table, read
 from autoprompt.data.splits import draw_shots, usable_folds
-from autoprompt.data.task import DataError, Example, Task, content_key, digest, make_task
+from autoprompt.data.task import (
+    DataError,
+    Example,
+    Task,
+    content_key,
+    digest,
+    make_task,
+    single_texts,
+)
 from autoprompt.search import study as studies
 from autoprompt.search.address import storage_url, without_password
 from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Asked, Pools, build_pools
@@ -88,7 +96,7 @@ def prepare(
             f"--unlabeled {options.unlabeled}: single texts beside pairs; give pairs there too"
         )
     if task.kind == "single":
-        unlabeled = tuple(dataclasses.replace(example, text_b=None) for example in unlabeled)
+        unlabeled = single_texts(unlabeled)
     folds = usable_folds(labelled, settings.config.blocks.folds)
     if folds < settings.config.blocks.folds:
         say(

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 
-SLICE = 128  # masked positions whose vocabulary logits are held at once
+SLICES = {"cpu": 128, "cuda": 4_096}  # masked positions whose logits are held at once
+
+
+def slice_rows(device: torch.device) -> int:
+    """How many masked positions a device takes at a time: a CPU's caches are small, a GPU wants few
+    large kernels."""
+    return SLICES.get(device.type, 1_024)
 
 
 class VocabularyLoss(torch.autograd.Function):
@@ -29,15 +35,16 @@ class VocabularyLoss(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden)
         to_bias = torch.zeros_like(bias)
         reduced = bias.to(decoder.dtype)
-        for low in range(0, len(targets), SLICE):
-            part, wanted = hidden[low : low + SLICE], targets[low : low + SLICE, None]
+        rows = slice_rows(hidden.device)
+        for low in range(0, len(targets), rows):
+            part, wanted = hidden[low : low + rows], targets[low : low + rows, None]
             chances = torch.addmm(reduced, part, decoder.T).softmax(dim=1)  # [rows, vocabulary]
             real = max(0, count - low)
             total -= chances.gather(1, wanted)[:real].float().clamp_min(1e-9).log().sum()
             chances.scatter_add_(1, wanted, chances.new_full((len(wanted), 1), -1.0))
             chances[real:] = 0.0
             to_bias += chances.sum(dim=0, dtype=torch.float32)
-            to_hidden[low : low + SLICE] = chances @ decoder
+            to_hidden[low : low + rows] = chances @ decoder
         context.save_for_backward(to_hidden / count, to_bias / count)
         return total / count
 

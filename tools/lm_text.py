@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
 import torch
+from safetensors.numpy import load_file, save_file
 
 HELD_OUT = 2_000  # lines of each file, never trained on
 WINDOW = 16_384  # lines sorted by length together: little padding, still a random order
@@ -54,6 +58,17 @@ def tokenise(lines: list[str], tokenizer: Any, longest: int) -> Lines:
     if not pieces:
         raise SystemExit("--text: a file without any words; leave it out")
     return Lines(numpy.concatenate(pieces), numpy.asarray(starts))
+
+
+def write_tokens(path: Path, lines: Lines) -> None:
+    """Keep tokenised lines: two bytes a token, so that a corpus is easily carried to a GPU."""
+    save_file({"ids": lines.ids, "starts": lines.starts}, path)
+
+
+def read_tokens(path: Path) -> Lines:
+    """What `write_tokens` kept."""
+    stored = load_file(path)
+    return Lines(stored["ids"], stored["starts"])
 
 
 def draw_lines(
@@ -113,6 +128,21 @@ def fill_batch(batch: list[tuple[int, int]], files: list[Lines], padding: int) -
     for index, row in enumerate(rows):
         filled[index, : len(row)] = row
     return torch.from_numpy(filled)
+
+
+def ahead(make: Callable[[int], Any], numbers: Iterable[int], count: int) -> Iterator[Any]:
+    """`make(number)` in order; another thread works `count` numbers ahead (0: nothing is ahead)."""
+    if count == 0:
+        yield from map(make, numbers)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Any] = deque()
+        for number in numbers:
+            waiting.append(thread.submit(make, number))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def choose_masks(

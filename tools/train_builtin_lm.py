@@ -2,16 +2,18 @@
 
 Reads any plain text (one passage a line, .txt or .txt.gz), on CPU or GPU by one command:
 
-    python -m tools.train_builtin_lm --text reviews.txt.gz=0.5 --text news.txt=0.2 ... \
-        --tokens 12000000 --minutes 45 --work RUN --out autoprompt/models/builtin_lm.safetensors
+    python -m tools.train_builtin_lm --text reviews.txt.gz=0.4 --text news.txt=0.2 ... \
+        --tokens 38000000 --work RUN --out autoprompt/models/builtin_lm.safetensors
 
 FILE=WEIGHT is the share of the training tokens (default: shares by size). The run ends at --tokens
 or --minutes, whichever comes first, and the learning rate falls to zero towards that end. Started
-again on the same --work it resumes from its last checkpoint; --start begins with an adapter that
-was trained before. Embeddings stay frozen.
-A share of the batches (--cues) shows each line with a cue that asks for one of its words
+again on the same --work it resumes from its last checkpoint; with --slice MINUTES it stops after so
+long, to be resumed. --start begins with an adapter that was trained before. Embeddings stay frozen.
+--tokenise FOLDER writes each text's training lines as FOLDER/NAME.tokens (two bytes a token) and
+ends; --text reads such files too, so that a machine with a GPU needs nothing else.
+A share of the batches (--cues) can show each line with a cue that asks for one of its words
 (tools/lm_cues.py); there the state at the cue's mask also learns to tell the sentence encoder's
-embedding of the line (--distil), so that one position knows what the whole line is about.
+embedding of the line (--distil). It costs more than it gives: see benchmarks/results/builtin_lm.md.
 Run from the repository root. tools/evaluate_builtin_lm.py measures the result.
 """
 
@@ -21,7 +23,6 @@ import argparse
 import ctypes
 import json
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -29,200 +30,26 @@ from typing import Any
 
 import numpy
 import torch
-from safetensors.torch import load_file, save_file
-from torch.nn import functional
 
 from autoprompt.models import builtin
-from tools.lm_cues import PROJECTION, Cued, Kinds, add_cue, find_kinds
-from tools.lm_loss import SLICE, VocabularyLoss
-from tools.lm_rate import matrix_rate, step_operations
+from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
+from tools.lm_rate import matrix_rate, step_operations, wait_for
 from tools.lm_text import (
     Lines,
+    ahead,
     choose_masks,
     cut_batches,
     divide,
     draw_lines,
     fill_batch,
     read_lines,
+    read_tokens,
     tokenise,
+    write_tokens,
 )
+from tools.lm_trainer import Trainer
 
-
-def initial_head(counts: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
-    """A head that starts well: identity transform, output bias = log unigram frequency."""
-    frequency = (counts.float() + 0.5) / (counts.sum() + 0.5 * len(counts))
-    prefix = builtin.HEAD_PREFIX
-    return {
-        prefix + "transform.dense.weight": torch.eye(width),
-        prefix + "transform.dense.bias": torch.zeros(width),
-        prefix + "transform.LayerNorm.weight": torch.full((width,), 0.5),
-        prefix + "transform.LayerNorm.bias": torch.zeros(width),
-        prefix + "bias": frequency.log(),
-    }
-
-
-def quantise(
-    weights: dict[str, torch.Tensor], encoder: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The adapter's tensors: int8 rows with a scale for matrices, fp16 for all else."""
-    adapter: dict[str, torch.Tensor] = {}
-    for name, weight in weights.items():
-        if name not in encoder:
-            adapter[f"set/{name}"] = weight.half()
-            continue
-        change = weight - encoder[name]
-        if change.dim() == 1:
-            adapter[f"add/{name}"] = change.half()
-            continue
-        # The scale is rounded first, so that rounding it costs nothing afterwards.
-        scale = (change.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-7).float()
-        adapter[f"int8/{name}"] = (change / scale).round().clamp(-127, 127).to(torch.int8)
-        adapter[f"scale/{name}"] = scale
-    return adapter
-
-
-def write_safely(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write under another name, then rename: a killed run leaves the old file whole."""
-    temporary = path.with_name(path.name + ".new")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
-
-
-class Trainer:
-    """Holds the bf16 copy that computes, the fp32 weights that learn, and the optimiser."""
-
-    def __init__(self, options: argparse.Namespace, counts: torch.Tensor) -> None:
-        folder = builtin.sentence_encoder_path()
-        builtin.check_package(folder)
-        bare, self.encoder = builtin.bare_model(folder)
-        bare.config._attn_implementation = "eager"  # flash attention in bf16 is slow on a CPU
-        bare.config.hidden_dropout_prob = bare.config.attention_probs_dropout_prob = 0.0
-        start = {**self.encoder, **initial_head(counts, bare.config.hidden_size)}
-        if options.start is not None:
-            start = builtin.adapted(self.encoder, load_file(options.start))
-        model: Any = builtin.assemble(bare, start)
-        self.device = torch.device(options.device)
-        self.model = model.to(self.device, dtype=torch.bfloat16)
-        self.teacher = self.sentence_encoder(folder)
-        self.computed = dict(model.named_parameters())
-        self.names = [n for n in self.computed if ".embeddings." not in n]
-        for name, parameter in self.computed.items():
-            parameter.requires_grad_(name in self.names)
-        # From an answer's state to the sentence's embedding; needed in training alone.
-        start[PROJECTION] = torch.eye(bare.config.hidden_size)
-        self.computed[PROJECTION] = torch.nn.Parameter(start[PROJECTION].bfloat16().to(self.device))
-        self.names.append(PROJECTION)
-        self.learned = {n: start[n].clone().to(self.device) for n in self.names}
-        groups = [
-            {"params": [self.learned[n] for n in self.names if self.decays(n)], "head": False},
-            {"params": [self.learned[n] for n in self.names if not self.decays(n)], "head": True},
-        ]
-        groups[0]["weight_decay"], groups[1]["weight_decay"] = options.weight_decay, 0.0
-        self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
-        self.options = options
-        self.bias = self.learned[builtin.HEAD_PREFIX + "bias"].requires_grad_(True)
-
-    @staticmethod
-    def decays(name: str) -> bool:
-        """Encoder matrices decay; the head, biases and norms do not, and learn faster."""
-        return name.endswith("weight") and "LayerNorm" not in name and not name.startswith("cls.")
-
-    def sentence_encoder(self, folder: Path) -> Any:
-        """The package's encoder as it is."""
-        bare, weights = builtin.bare_model(folder)
-        bare.config._attn_implementation = "eager"
-        head = initial_head(torch.ones(bare.config.vocab_size), bare.config.hidden_size)
-        whole: Any = builtin.assemble(bare, {**weights, **head})
-        return whole.bert.to(self.device, dtype=torch.bfloat16).requires_grad_(False)
-
-    @torch.no_grad()
-    def meanings(self, ids: torch.Tensor) -> torch.Tensor:
-        """Sentence embeddings [lines, width] of whole lines, nothing masked."""
-        attention = (ids != self.model.config.pad_token_id).long()
-        states = self.teacher(input_ids=ids, attention_mask=attention).last_hidden_state
-        return (states.float() * attention[..., None]).sum(dim=1)  # its length does not matter
-
-    def loss(self, batch: Cued) -> torch.Tensor:
-        """Mean cross-entropy of the masked tokens; with cues also how far each cue's state is from
-        telling its line's embedding (1 - cosine)."""
-        shown, targets, masked, places = (t.to(self.device) for t in batch[:4])
-        attention = (shown != self.model.config.pad_token_id).long()
-        states = self.model.bert(input_ids=shown, attention_mask=attention).last_hidden_state
-        transform = self.model.cls.predictions.transform
-        chosen = masked.flatten().nonzero()[:, 0]
-        count = len(chosen)
-        chosen = functional.pad(chosen, (0, -count % SLICE), value=int(chosen[0]))
-        hidden = transform(states.flatten(0, 1)[chosen])  # [masked and padding, width]
-        decoder = self.model.bert.embeddings.word_embeddings.weight
-        loss = VocabularyLoss.apply(hidden, self.bias, decoder, targets.flatten()[chosen], count)
-        if len(places) == 0 or not self.options.distil:
-            return loss
-        answers = transform(states[torch.arange(len(places)), places])  # [lines, width]
-        told = functional.linear(answers, self.computed[PROJECTION]).float()
-        near = functional.cosine_similarity(told, self.meanings(batch.lines.to(self.device)))
-        return loss + self.options.distil * (1.0 - near).mean()
-
-    def step(self, loss: torch.Tensor, rate: float) -> None:
-        """One optimiser step; gradients of the bf16 copy move the fp32 weights."""
-        loss.backward()
-        matrices = [n for n in self.names if self.learned[n] is not self.bias]
-        for name in matrices:
-            gradient = self.computed[name].grad  # none of the projection in a batch without cues
-            learned = self.learned[name]
-            learned.grad = torch.zeros_like(learned) if gradient is None else gradient.float()
-            self.computed[name].grad = None
-        torch.nn.utils.clip_grad_norm_([self.learned[n] for n in self.names], 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * (self.options.head_rate if group["head"] else 1.0)
-        self.optimiser.step()
-        self.bias.grad = None
-        self.refresh()
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Copy the fp32 weights into the bf16 model."""
-        for name in self.names:
-            self.computed[name].copy_(self.learned[name])
-
-    def save(self, folder: Path, progress: dict[str, Any]) -> None:
-        """Write a checkpoint (weights, optimiser state, progress) and the adapter."""
-        state = {f"weight/{n}": self.learned[n].detach().cpu() for n in self.names}
-        for name in self.names:
-            for key, value in self.optimiser.state[self.learned[name]].items():
-                state[f"{key}/{name}"] = value.cpu()
-        write_safely(state, folder / "checkpoint.safetensors", {"progress": json.dumps(progress)})
-        self.export(progress)
-
-    def export(self, progress: dict[str, Any]) -> None:
-        """Write the adapter file."""
-        weights = {n: self.learned[n].detach().cpu() for n in self.names if n != PROJECTION}
-        metadata = {
-            "format": builtin.ADAPTER_FORMAT,
-            "encoder": builtin.PACKAGE_DIGESTS["model.safetensors"],
-            "progress": json.dumps(progress),
-        }
-        write_safely(quantise(weights, self.encoder), self.options.out, metadata)
-
-    def resume(self, folder: Path) -> dict[str, Any]:
-        """Load the last checkpoint of `folder`, if any; return its progress."""
-        from safetensors import safe_open
-
-        path = folder / "checkpoint.safetensors"
-        if not path.is_file():
-            return {"step": 0, "tokens": 0, "seconds": 0.0}
-        with safe_open(path, framework="pt") as handle:
-            progress = json.loads(handle.metadata()["progress"])
-        stored = load_file(path)
-        with torch.no_grad():
-            for name in self.names:
-                self.learned[name].copy_(stored[f"weight/{name}"])
-                self.optimiser.state[self.learned[name]] = {
-                    key: stored[f"{key}/{name}"].to(self.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-        self.refresh()
-        return progress
+TOKENS = ".tokens"  # ending of a tokenised text
 
 
 def learning_rate(done: float, peak: float, warm_up: float) -> float:
@@ -231,24 +58,41 @@ def learning_rate(done: float, peak: float, warm_up: float) -> float:
     return peak * min(rising, max(0.0, 1.0 - done) / (1.0 - warm_up))
 
 
+def read_text(path: Path, most: int | None, tokenizer: Any, options: argparse.Namespace) -> Lines:
+    """Training lines of a text as token ids, in random order, `most` of them."""
+    if path.suffix == TOKENS:
+        return read_tokens(path)
+    training, held = divide(read_lines(path))
+    # No more lines than the run can use: tokenising is the slow part of the start.
+    random.Random(options.seed).shuffle(training)
+    lines = tokenise(training[:most], tokenizer, options.longest)
+    print(
+        f"{path.name}: {len(lines.starts) - 1:,} lines, {len(lines.ids):,} tokens, "
+        f"{len(held):,} lines held out",
+        flush=True,
+    )
+    return lines
+
+
+def write_texts(options: argparse.Namespace) -> None:
+    """Tokenise the texts into --tokenise."""
+    tokenizer = builtin.load_tokenizer(builtin.sentence_encoder_path())
+    options.tokenise.mkdir(parents=True, exist_ok=True)
+    for text in options.text:
+        path = Path(text.partition("=")[0])
+        name = path.name.removesuffix(".gz").removesuffix(".txt") + TOKENS
+        write_tokens(options.tokenise / name, read_text(path, None, tokenizer, options))
+
+
 def prepare(options: argparse.Namespace) -> tuple[list[Lines], list[list[tuple[int, int]]], Any]:
     """Read and tokenise the files, draw the mix, cut it into batches."""
     tokenizer = builtin.load_tokenizer(builtin.sentence_encoder_path())
     files, weights = [], []
     for text in options.text:
         path, _, weight = text.partition("=")
-        training, held = divide(read_lines(Path(path)))
-        # No more lines than the run can use: tokenising is the slow part of the start.
-        random.Random(options.seed).shuffle(training)
-        if weight:
-            training = training[: math.ceil(float(weight) * options.tokens / 12)]
-        files.append(tokenise(training, tokenizer, options.longest))
+        most = math.ceil(float(weight) * options.tokens / 12) if weight else None
+        files.append(read_text(Path(path), most, tokenizer, options))
         weights.append(float(weight) if weight else float(len(files[-1].ids)))
-        print(
-            f"{Path(path).name}: {len(training):,} lines, {len(files[-1].ids):,} tokens, "
-            f"{len(held):,} lines held out",
-            flush=True,
-        )
     sizes = [numpy.diff(file.starts) for file in files]
     shares = [weight / sum(weights) for weight in weights]
     rng = random.Random(options.seed)
@@ -285,7 +129,7 @@ def keep_memory() -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Train until --tokens or --minutes, checkpointing every --save minutes."""
+    """Train until --tokens, --minutes or --slice, checkpointing every --save minutes."""
     files, batches, tokenizer = prepare(options)
     counts = torch.zeros(tokenizer.vocab_size)
     for file in files:
@@ -297,53 +141,69 @@ def train(options: argparse.Namespace) -> None:
     print(f"{len(batches):,} batches, {json.dumps(progress)}", flush=True)
     if progress["step"] == 0:
         trainer.export(progress)
+
+    def make(number: int) -> Cued:
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
+        ids = fill_batch(batches[number], files, tokenizer.pad_token_id)
+        return make_batch(ids, options, kinds, tokenizer, generator)
+
+    numbers = range(progress["step"], len(batches))
+    # A CPU has no time to spare for a second thread.
+    ready = ahead(make, numbers, 0 if trainer.device.type == "cpu" else 4)
+    before, first_tokens, steps = progress["seconds"], progress["tokens"], numbers.start
+    operations = waited = saving = places = 0.0
+    losses: list[torch.Tensor] = []
+    over = False
     started = saved = shown = time.monotonic()
-    before, losses, shown_tokens = progress["seconds"], [], progress["tokens"]
-    first_tokens, operations, reading, trained = progress["tokens"], 0.0, 0.0, 0.0
-    for number in range(progress["step"], len(batches)):
-        progress["seconds"] = round(before + time.monotonic() - started, 1)
+    shown_tokens = progress["tokens"]
+    for number in numbers:
+        spent = time.monotonic() - started
+        progress["seconds"] = round(before + spent, 1)
         done = max((number + 0.5) / len(batches), progress["seconds"] / 60 / options.minutes)
-        if done >= 1.0:
+        over = spent > 60 * options.slice and number > numbers.start
+        if done >= 1.0 or over:
             break
         began = time.monotonic()
-        ids = fill_batch(batches[number], files, tokenizer.pad_token_id)
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + number)
-        batch = make_batch(ids, options, kinds, tokenizer, generator)
+        batch = next(ready)
+        waited += time.monotonic() - began
+        progress["step"] = number + 1
         if not batch.masked.any():
             continue
-        reading += time.monotonic() - began
         loss = trainer.loss(batch)
         trainer.step(loss, learning_rate(done, options.rate, options.warm_up))
-        losses.append(loss.item())
-        trained += time.monotonic() - began
+        losses.append(loss.detach())
         lines, length = batch.shown.shape
         taught = len(batch.places) if options.distil else 0
         operations += step_operations(
             trainer.model.config, lines, length, int(batch.masked.sum()), taught
         )
-        progress["tokens"] += int((ids != tokenizer.pad_token_id).sum())
-        progress["step"] = number + 1
+        progress["tokens"] += int((batch.lines != tokenizer.pad_token_id).sum())
+        places += batch.lines.numel()
         now = time.monotonic()
         if now - shown > 15:
             speed = (progress["tokens"] - shown_tokens) / (now - shown)
             print(
                 f"step {progress['step']:,} tokens {progress['tokens']:,} "
-                f"seconds {progress['seconds']:.0f} loss {sum(losses) / len(losses):.3f} "
+                f"seconds {progress['seconds']:.0f} loss {float(sum(losses)) / len(losses):.3f} "
                 f"tokens/s {speed:,.0f} done {done:.3f}",
                 flush=True,
             )
             shown, shown_tokens, losses = now, progress["tokens"], []
         if now - saved > 60 * options.save:
             trainer.save(options.work, progress)
-            saved = now
+            saved = time.monotonic()
+            saving += saved - now
+    wait_for(trainer.device)
+    trained = time.monotonic() - started - saving
     trainer.save(options.work, progress)
-    print(f"finished {json.dumps(progress)}", flush=True)
-    if trained:
-        speed = (progress["tokens"] - first_tokens) / trained
+    print(f"{'stopped' if over else 'finished'} {json.dumps(progress)}", flush=True)
+    if progress["step"] > steps:
+        tokens = progress["tokens"] - first_tokens
         rate, most = operations / trained, matrix_rate(trainer.device)
         print(
-            f"{speed:,.0f} tokens/s, {rate / 1e12:.3f} TFLOP/s: {rate / most:.0%} of a large bf16 "
-            f"product's {most / 1e12:.2f}; reading and masking {reading / trained:.1%} of a step"
+            f"{tokens / trained:,.0f} tokens/s, {rate / 1e12:.3f} TFLOP/s: {rate / most:.0%} of a "
+            f"large bf16 product's {most / 1e12:.2f}; waiting for batches {waited / trained:.1%} "
+            f"of the time; {1 - tokens / places:.1%} padding"
         )
     print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
 
@@ -352,13 +212,15 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", action="append", required=True, help="FILE or FILE=WEIGHT")
-    parser.add_argument("--out", type=Path, required=True, help="adapter file to write")
-    parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--out", type=Path, help="adapter file to write")
+    parser.add_argument("--work", type=Path, help="folder of the checkpoint")
+    parser.add_argument("--tokenise", type=Path, help="only tokenise the texts into this folder")
     parser.add_argument("--tokens", type=int, default=12_000_000)
     parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--slice", type=float, default=math.inf, help="minutes until a stop")
     parser.add_argument("--save", type=float, default=5.0, help="minutes between checkpoints")
     parser.add_argument("--start", type=Path, help="adapter to begin with")
-    parser.add_argument("--cues", type=float, default=0.3, help="share of batches with a cue")
+    parser.add_argument("--cues", type=float, default=0.0, help="share of batches with a cue")
     parser.add_argument("--cue-mask-rate", type=float, default=0.1)
     parser.add_argument("--distil", type=float, default=1.0, help="weight of the embedding's term")
     parser.add_argument("--batch-tokens", type=int, default=6_144)
@@ -371,8 +233,14 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.05, help="share of the run")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.tokenise is not None:
+        write_texts(options)
+        return
+    if options.out is None or options.work is None:
+        parser.error("--out and --work: name both, or --tokenise")
     keep_memory()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.threads:

@@ -102,11 +102,12 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
-        for name in ("steps", "batch_size"):
-            if getattr(self.train, name) is not None and name in self.space:
+        both = (("steps", "steps"), ("steps", "prompt_steps"), ("batch_size", "batch_size"))
+        for name, dimension in both:
+            if getattr(self.train, name) is not None and dimension in self.space:
                 raise ValueError(
-                    f"train.{name}: {getattr(self.train, name)} and space.{name} are both given; "
-                    f"keep train.{name} to fix the value or space.{name} to search it"
+                    f"train.{name}: {getattr(self.train, name)} and space.{dimension} are both "
+                    f"given; keep train.{name} to fix the value or space.{dimension} to search it"
                 )
         return self
 

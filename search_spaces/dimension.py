@@ -26,19 +26,28 @@ KINDS: dict[str, type] = {
     "prompt_length": int,
     "prompt_position": str,
     "prompt_init": str,
+    "prompt_learning_rate": float,
+    "prompt_steps": int,
     "reparametrisation": str,
 }
 NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
 
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
-    "trainable": ("none", "verbalizer", "all"),
+    "trainable": ("none", "verbalizer", "prompt", "all"),
     "calibration": ("none", "prior"),
-    "prompt_position": ("front", "after_bos", "before_cue", "end", "split", "slots"),
+    "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),
+    "prompt_init": ("random", "vocabulary", "text", "label_words"),
+    "reparametrisation": ("direct", "mlp", "lstm", "lstm_lama"),
 }
-_ABOVE_ZERO: dict[str, str] = {"learning_rate": "5e-5", "shrinkage": "0.3"}
+_ABOVE_ZERO: dict[str, str] = {
+    "learning_rate": "5e-5",
+    "prompt_learning_rate": "1e-2",
+    "shrinkage": "0.3",
+}
 _LOWEST: dict[str, int] = {
     "steps": 1,
+    "prompt_steps": 1,
     "batch_size": 1,
     "weight_decay": 0,
     "demonstrations": 0,

@@ -17,7 +17,17 @@ import toy
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("autoprompt", "search_spaces", "storage")
-PRESETS = ("zero_shot", "soft_verbalizer", "hard", "fine_tuning", "embeddings", "tfidf", "full")
+PRESETS = (
+    "zero_shot",
+    "soft_verbalizer",
+    "hard",
+    "prompt_tuning",
+    "p_tuning",
+    "fine_tuning",
+    "embeddings",
+    "tfidf",
+    "full",
+)
 
 
 def _run(*command: object, cwd: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:

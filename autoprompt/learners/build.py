@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from autoprompt import plugins
 from autoprompt.data.task import Task
 from autoprompt.learners.base import Learner
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
-from autoprompt.text.template import check_template, parse
+from autoprompt.text.placement import slots
+from autoprompt.text.template import TemplateError, check_template, parse
 from autoprompt.text.verbalizer import Verbalizer, check_words
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     from autoprompt.learners.training import Settings
 
-PROMPT_METHODS = ("zero_shot", "soft_verbalizer", "hard")
-TRAINABLE = ("none", "verbalizer", "all")
+LEARNED_PROMPTS = plugins.names("autoprompt.prompts")
+PROMPT_METHODS = ("zero_shot", "soft_verbalizer", "hard", *LEARNED_PROMPTS)
+TRAINABLE = ("none", "verbalizer", "prompt", "all")
 BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
 # Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
 FINE_TUNING = {
@@ -112,18 +115,47 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         return SoftVerbalizer(task, workshop, template, words, shrinkage=shrinkage)
     from autoprompt.learners.prompted import Prompted
 
-    training = _settings(candidate) if trainable == "all" else None
+    method = None
+    if candidate["method"] in LEARNED_PROMPTS:
+        if trainable not in ("prompt", "all"):
+            raise CandidateError(
+                f"trainable: {trainable!r} would not train the prompt of {candidate['method']}; "
+                "set 'prompt' (the model frozen) or 'all'"
+            )
+        read = plugins.find("autoprompt.prompts", str(candidate["method"])).read
+        method = read(candidate.values)
+    elif trainable == "prompt":
+        raise CandidateError(
+            f"trainable: 'prompt' needs a method that learns one, not {candidate['method']!r}; "
+            f"choose one of {', '.join(LEARNED_PROMPTS)}"
+        )
+    elif slots(template):
+        raise TemplateError(
+            f"template: {str(template)!r} has {{soft:N}}, which {candidate['method']!r} does not "
+            f"train; use words instead, or one of {', '.join(LEARNED_PROMPTS)}"
+        )
+    training = None if trainable == "none" else _settings(candidate)
     return Prompted(
-        task, workshop, template, words, training=training, prior=calibration == "prior"
+        task,
+        workshop,
+        template,
+        words,
+        training=training,
+        prior=calibration == "prior",
+        tuned=trainable == "all",
+        method=method,
     )
 
 
 def _settings(candidate: Candidate) -> Settings:
     from autoprompt.learners.training import Settings
 
+    learned = candidate["method"] in LEARNED_PROMPTS
+    tuned = not learned or candidate.get("trainable") == "all"
     return Settings(
-        learning_rate=float(_value(candidate, "learning_rate")),
-        steps=int(_value(candidate, "steps")),
+        learning_rate=float(_value(candidate, "learning_rate")) if tuned else 0.0,
+        prompt_learning_rate=float(_value(candidate, "prompt_learning_rate")) if learned else 0.0,
+        steps=int(_value(candidate, "prompt_steps" if learned else "steps")),
         batch_size=int(_value(candidate, "batch_size")),
         weight_decay=float(candidate.get("weight_decay", 0.0)),
     )

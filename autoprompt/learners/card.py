@@ -51,6 +51,8 @@ def _prompt(described: Mapping[str, Any]) -> str:
     note = {
         "verbalizer": "The words are where the trained class vectors in `weights.safetensors` "
         "began; alone they answer less well.",
+        "prompt": "The words are only half of the prompt: the learned vectors in "
+        "`soft_prompt.safetensors` stand beside them.",
         "all": "The prompt belongs to the tuned weights in `weights.safetensors`; with the "
         "untuned model it answers less well.",
     }.get(str(trained), "")

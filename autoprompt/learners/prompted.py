@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy
 import torch
@@ -14,19 +15,23 @@ from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
 from autoprompt.learners.base import LearnerError, log_softmax
 from autoprompt.learners.training import Settings
-from autoprompt.models.inputs import Encoded
-from autoprompt.models.reading import read_answers
+from autoprompt.models.backbone import Trainable
+from autoprompt.models.inputs import Encoded, ModelInputs
+from autoprompt.models.reading import read
+from autoprompt.prompts.base import Fitted, Method, Prompt, first_words
+from autoprompt.text.placement import Placed, slots
 from autoprompt.text.template import Template, render
 from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 
 
 class Prompted:
-    """Zero-shot where `training` is None, otherwise all weights are tuned (PET, LM-BFF).
+    """Zero-shot where `training` is None. Otherwise `tuned` says whether all weights are trained
+    (PET, LM-BFF), and `method`, if there is one, a prompt is, beside them or alone.
 
     `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
     of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
@@ -41,11 +46,16 @@ class Prompted:
         *,
         training: Settings | None,
         prior: bool,
+        tuned: bool = False,
+        method: Method | None = None,
     ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
         self._answers = Answers(words, workshop.backbone.device)
         self._training, self._calibrated = training, prior
+        self._tuned, self._method = tuned, method
+        self._placed = Placed(template) if method is None else method.place(template)
+        self._prompt: Prompt | Fitted | None = None
         self._log_prior = numpy.zeros(len(task.labels))
         self._generation: int | None = None  # of the backbone's weights, where they are ours
 
@@ -65,12 +75,12 @@ class Prompted:
         if self._training is None:
             states = {}
             for k in self._answers.lengths:
-                states[k], read = self._workshop.pretrained_answers(self._template, k, examples)
-                self.tokens += read
+                states[k], count = self._workshop.pretrained_answers(self._template, k, examples)
+                self.tokens += count
         else:
             self._check_weights()
             rows = {k: self._encode(examples, k) for k in self._answers.lengths}
-            states = {k: read_answers(backbone, encoded) for k, encoded in rows.items()}
+            states = {k: read(backbone, encoded, self._states) for k, encoded in rows.items()}
             self.tokens += sum(len(row.ids) for encoded in rows.values() for row in encoded)
         found = self._answers.scores_in_chunks(backbone, states)
         return log_softmax(log_softmax(found.numpy()) - self._log_prior)
@@ -81,8 +91,11 @@ class Prompted:
 
         if self._training is not None:
             self._check_weights()
-            changes = self._workshop.backbone.changes()
-            save_file({k: t.contiguous() for k, t in changes.items()}, directory / WEIGHTS)
+            files = {WEIGHTS: self._workshop.backbone.changes()} if self._tuned else {}
+            if self._method is not None:
+                files[SOFT_PROMPT] = self._fitted().tensors()
+            for name, tensors in files.items():
+                save_file({k: t.contiguous() for k, t in tensors.items()}, directory / name)
         prior = numpy.exp(self._log_prior).tolist() if self._calibrated else None
         return {"calibration_prior": prior}
 
@@ -90,9 +103,12 @@ class Prompted:
         """Become the learner that `save` wrote."""
         from safetensors.torch import load_file
 
-        if self._training is not None:
-            self._workshop.backbone.apply_changes(load_file(directory / WEIGHTS))
-            self._generation = self._workshop.backbone.generation
+        backbone = self._workshop.backbone
+        if self._method is not None:
+            self._prompt = self._method.restore(backbone, load_file(directory / SOFT_PROMPT))
+        if self._tuned:
+            backbone.apply_changes(load_file(directory / WEIGHTS))
+            self._generation = backbone.generation
         if self._calibrated:
             self._log_prior = numpy.log(numpy.asarray(saved["calibration_prior"], dtype=float))
 
@@ -102,18 +118,25 @@ class Prompted:
         backbone, answers = self._workshop.backbone, self._answers
         targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
         rows = {k: self._encode(examples, k) for k in answers.lengths}
-        used = {token for encoded in rows.values() for row in encoded for token in row.ids}
-        trainable = backbone.start_training(
-            torch.tensor(sorted(used)),
-            answers.token_ids,
-            whole_vocabulary=answers.multi_token,
-        )
+        backbone.reset()
+        prompt = None if self._method is None else self._start(self._method, seed)
+        self._prompt = prompt
+        trainable = Trainable((), ())
+        if self._tuned:
+            used = {token for encoded in rows.values() for row in encoded for token in row.ids}
+            trainable = backbone.start_training(
+                torch.tensor(sorted(used)),
+                answers.token_ids,
+                whole_vocabulary=answers.multi_token,
+            )
+        if prompt is not None:
+            trainable = replace(trainable, prompt=prompt.parameters())
 
         def batch_loss(chosen: list[int]) -> torch.Tensor:
             states = {}
             for k, encoded in rows.items():
                 batch = backbone.batch([encoded[index] for index in chosen])
-                states[k] = backbone.answer_states(batch)
+                states[k] = self._states(batch)
                 self.tokens += sum(len(encoded[index].ids) for index in chosen)
             return functional.cross_entropy(answers.scores(backbone, states), targets[chosen])
 
@@ -124,15 +147,39 @@ class Prompted:
         except BaseException:
             backbone.reset()
             raise
-        backbone.finish_training(shrink)
-        self._generation = backbone.generation
+        if prompt is not None:
+            self._prompt = prompt.finish()
+        if self._tuned:
+            backbone.finish_training(shrink)
+            self._generation = backbone.generation
+
+    def _start(self, method: Method, seed: int) -> Prompt:
+        backbone = self._workshop.backbone
+        words = first_words(backbone, self._template, self._answers.words)
+        count = slots(self._placed.template) + self._placed.lead
+        return method.start(backbone, words, count, seed)
+
+    def _fitted(self) -> Fitted:
+        assert self._prompt is not None, "fit or load first"
+        return cast("Fitted", self._prompt)
+
+    def _states(self, inputs: ModelInputs) -> torch.Tensor:
+        """Answer states [B, M, E] of a batch, the learned prompt put into it."""
+        backbone = self._workshop.backbone
+        if self._prompt is not None:
+            inputs = self._prompt.insert(inputs, backbone)
+        return backbone.answer_states(inputs)
 
     def _encode(self, examples: Sequence[Example], masks: int) -> list[Encoded]:
-        encode, template = self._workshop.backbone.encode, self._template
-        return [encode(render(template, e.text, e.text_b), masks) for e in examples]
+        encode, placed = self._workshop.backbone.encode, self._placed
+        return [
+            encode(render(placed.template, e.text, e.text_b), masks, placed.lead) for e in examples
+        ]
 
     def _check_weights(self) -> None:
-        if self._generation != self._workshop.backbone.generation:
+        if not self._tuned:
+            self._workshop.backbone.reset()  # such a prompt belongs to the pretrained model
+        elif self._generation != self._workshop.backbone.generation:
             raise LearnerError(
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"

@@ -17,12 +17,14 @@ CLIP = 1.0  # norm of the whole gradient
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How long and how fast. The learning rate falls linearly to zero; there is no warm-up."""
+    """How long and how fast. The learning rates, of the model's weights and of a prompt, fall
+    linearly to zero; there is no warm-up."""
 
     learning_rate: float
     steps: int
     batch_size: int
     weight_decay: float = 0.0
+    prompt_learning_rate: float = 0.0
 
 
 def batches(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
@@ -60,41 +62,42 @@ class Optimiser:
         `LearnerError` at a loss that is no number, `TimeoutError` past `deadline`.
         """
         optimiser = self._prepare(trainable, settings)
-        tensors = [*trainable.decayed, *trainable.plain]
+        tensors = [*trainable.decayed, *trainable.plain, *trainable.prompt]
         shrink = 1.0
         for step, rows in enumerate(batches(count, settings, seed)):
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"out of time after {step} of {settings.steps} steps")
-            rate = settings.learning_rate * (settings.steps - step) / settings.steps
+            left = (settings.steps - step) / settings.steps
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = group["initial_lr"] * left
             optimiser.zero_grad(set_to_none=True)
             loss = batch_loss(rows)
             loss.backward()
             value = loss.item()
             if not math.isfinite(value):
+                name = "prompt_learning_rate" if trainable.prompt else "learning_rate"
                 raise LearnerError(
-                    f"learning_rate: {settings.learning_rate} gave a loss of {value} at step "
+                    f"{name}: {getattr(settings, name)} gave a loss of {value} at step "
                     f"{step + 1} of {settings.steps}; use a lower one"
                 )
             norm = torch.nn.utils.get_total_norm([t.grad for t in tensors if t.grad is not None])
             # The fused step divides by this: clipping without a further pass over the gradient.
             optimiser.grad_scale = ((norm + 1e-6) / CLIP).clamp_min(1.0)  # type: ignore[attr-defined]
             optimiser.step()
-            shrink *= 1.0 - rate * settings.weight_decay
+            shrink *= 1.0 - settings.learning_rate * left * settings.weight_decay
             if on_step is not None:
                 on_step(step, value)
         return shrink
 
     def _prepare(self, trainable: Trainable, settings: Settings) -> torch.optim.AdamW:
-        optimiser = torch.optim.AdamW(
-            [
-                {"params": list(trainable.decayed), "weight_decay": settings.weight_decay},
-                {"params": list(trainable.plain), "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            fused=True,
-        )
+        rate, prompt_rate = settings.learning_rate, settings.prompt_learning_rate
+        decay = settings.weight_decay
+        groups = [
+            {"params": list(trainable.decayed), "weight_decay": decay, "initial_lr": rate},
+            {"params": list(trainable.plain), "weight_decay": 0.0, "initial_lr": rate},
+            {"params": list(trainable.prompt), "weight_decay": decay, "initial_lr": prompt_rate},
+        ]
+        optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, fused=True)
         known = []
         for group in optimiser.param_groups:
             for tensor in group["params"]:

@@ -22,10 +22,11 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Trainable:
-    """The fp32 tensors of one fit. Weight decay applies to `decayed` alone."""
+    """The fp32 tensors of one fit. Weight decay applies to `decayed` and `prompt`."""
 
     decayed: tuple[torch.Tensor, ...]  # matrices
     plain: tuple[torch.Tensor, ...]  # biases and normalisation
+    prompt: tuple[torch.Tensor, ...] = ()  # of a learned prompt: they have a rate of their own
 
 
 class Backbone(Protocol):
@@ -37,6 +38,7 @@ class Backbone(Protocol):
     precision: str
     max_length: int
     hidden_size: int
+    embedding_size: int  # of the input embeddings; in ALBERT and ELECTRA not the hidden size
     vocabulary_size: int
     generation: int  # grows whenever the weights change: a learner knows its own by it
 
@@ -44,14 +46,17 @@ class Backbone(Protocol):
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
 
-    def encode(self, pieces: Sequence[Piece], masks: int = 1) -> Encoded:
-        """Lay out one rendered prompt with `masks` mask tokens."""
+    def encode(self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0) -> Encoded:
+        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it."""
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """Lay out one text or a pair without a prompt; reads the first token."""
 
     def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
         """Pad rows to one batch on the model's device."""
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings of token ids: [...] to fp32 [..., E]."""
 
     def hidden(self, inputs: ModelInputs) -> torch.Tensor:
         """Last hidden states [B, T, d], fp32 or the autocast type."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,35 +26,39 @@ class InputError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One row: `ids` and `segments` of equal length, `masks` the positions to read."""
+    """One row: `ids` and `segments` of equal length, `masks` the positions to read, `soft` the
+    positions whose ids stand for learned vectors."""
 
     ids: tuple[int, ...]
     segments: tuple[int, ...]
     masks: tuple[int, ...]
+    soft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
     """A right-padded batch.
 
-    input_ids [B, T], attention_mask [B, T], token_type_ids [B, T] or None, mask_positions [B, M];
-    all int64.
+    input_ids [B, T], attention_mask [B, T], token_type_ids [B, T] or None, mask_positions [B, M],
+    soft [B, P] or None: the soft slots; all int64. embeds [B, T, E]: what is read instead of the
+    ids' embeddings, None where nothing is.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     token_type_ids: torch.Tensor | None
     mask_positions: torch.Tensor
+    soft: torch.Tensor | None = None
+    embeds: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """The same batch on a device."""
-        types = self.token_type_ids
-        return ModelInputs(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            None if types is None else types.to(device, non_blocking=True),
-            self.mask_positions.to(device, non_blocking=True),
-        )
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return replace(self, **moved)
 
 
 def collate(
@@ -67,7 +71,7 @@ def collate(
 ) -> ModelInputs:
     """Pad rows on the right to the longest one, then to a `multiple` but at most `longest`.
 
-    All rows must read equally many positions.
+    All rows must read equally many positions and have equally many soft slots.
     """
     import torch
 
@@ -84,7 +88,8 @@ def collate(
         if types is not None:
             types[index, :length] = torch.tensor(row.segments, dtype=torch.int64)
     positions = torch.tensor([row.masks for row in rows], dtype=torch.int64)  # [B, M]
-    return ModelInputs(ids, attention, types, positions)
+    soft = torch.tensor([row.soft for row in rows], dtype=torch.int64) if rows[0].soft else None
+    return ModelInputs(ids, attention, types, positions, soft)
 
 
 Stretch = tuple[tuple[int, ...], tuple[int, ...]]  # ids, segments
@@ -150,17 +155,20 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self._tokenizer = tokenizer
         self._mask_id = int(tokenizer.mask_token_id)
+        # What stands at a soft slot is never read; it only has to be an id.
+        self._slot_id = int(tokenizer.pad_token_id or 0)
         self._special = special_tokens(tokenizer)
         self.max_length = max_length
         self._tokenise: Callable[[Piece], tuple[int, ...]] = lru_cache(CACHED_PIECES)(
             lambda piece: tokenize_piece(tokenizer, piece)
         )
 
-    def encode(self, pieces: Sequence[Piece], masks: int = 1) -> Encoded:
+    def encode(self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0) -> Encoded:
         """Lay out one prompt with `masks` mask tokens where its mask piece stands.
 
-        A `sep` piece begins the second side of the tokenizer's pair format. The row is cut by
-        PET's rule; `TruncationError` when the template alone is too long.
+        `lead` soft slots come before the tokenizer's own frame. A `sep` piece begins the second
+        side of the tokenizer's pair format. The row is cut by PET's rule; `TruncationError` when
+        the template alone is too long.
         """
         sides: list[list[TokenPiece]] = [[]]
         for piece in pieces:
@@ -169,15 +177,12 @@ class PromptEncoder:
             elif piece.kind == "mask":
                 sides[-1].append(TokenPiece("mask", (self._mask_id,) * masks))
             elif piece.kind == "soft":
-                raise InputError(
-                    f"template: {{soft:{piece.length}}} needs a prompt method that trains it; "
-                    "use words instead"
-                )
+                sides[-1].append(TokenPiece("soft", (self._slot_id,) * piece.length))
             else:
                 ids = self._tokenise(replace(piece, shortenable=False))
                 sides[-1].append(TokenPiece("words", ids, piece.shortenable))
         # A separator that opens or ends the prompt leaves an empty side: one side is meant.
-        return self._frame([side for side in sides if side] or [[]])
+        return self._frame([side for side in sides if side] or [[]], lead)
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """The tokenizer's own format of one text or a pair, no mask; reads the first token."""
@@ -188,22 +193,24 @@ class PromptEncoder:
         framed = self._frame(sides)
         return Encoded(framed.ids, framed.segments, (0,))
 
-    def _frame(self, sides: Sequence[Sequence[TokenPiece]]) -> Encoded:
+    def _frame(self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0) -> Encoded:
         frame = self._special.single
         segments: tuple[int, ...] = (self._special.single_segment,)
         if len(sides) == 2:
             frame, segments = self._special.pair, self._special.pair_segments
-        room = self.max_length - sum(len(ids) for ids, _ in frame)
-        ids: list[int] = list(frame[0][0])
-        types: list[int] = list(frame[0][1])
+        room = self.max_length - lead - sum(len(ids) for ids, _ in frame)
+        ids: list[int] = [self._slot_id] * lead + list(frame[0][0])
+        types: list[int] = [segments[0]] * lead + list(frame[0][1])
         masks: list[int] = []
+        soft = list(range(lead))
         cut = truncate(sides, room)
         for side, segment, (after, after_types) in zip(cut, segments, frame[1:], strict=True):
             for piece in side:
-                if piece.kind == "mask":
-                    masks.extend(range(len(ids), len(ids) + len(piece.ids)))
+                if piece.kind != "words":
+                    positions = masks if piece.kind == "mask" else soft
+                    positions.extend(range(len(ids), len(ids) + len(piece.ids)))
                 ids.extend(piece.ids)
                 types.extend([segment] * len(piece.ids))
             ids.extend(after)
             types.extend(after_types)
-        return Encoded(tuple(ids), tuple(types), tuple(masks))
+        return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft))

@@ -62,6 +62,7 @@ class MaskedBackbone:
         takes_types = "token_type_ids" in inspect.signature(self._trunk.forward).parameters
         self._segments = takes_types and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.embedding_size = int(model.get_input_embeddings().weight.shape[1])
         head = find_head(model)
         if head is None:
             raise ModelError(
@@ -87,9 +88,9 @@ class MaskedBackbone:
         """The model's tokenizer."""
         return self._tokenizer
 
-    def encode(self, pieces: Sequence[Piece], masks: int = 1) -> Encoded:
-        """Lay out one rendered prompt with `masks` mask tokens."""
-        return self._encoder.encode(pieces, masks)
+    def encode(self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0) -> Encoded:
+        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it."""
+        return self._encoder.encode(pieces, masks, lead)
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """Lay out one text or a pair without a prompt; reads the first token."""
@@ -106,9 +107,13 @@ class MaskedBackbone:
             longest=self.max_length,
         ).to(self.device)
 
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings of token ids: [...] to fp32 [..., E]."""
+        return self._embeddings.rows(ids)
+
     def hidden(self, inputs: ModelInputs) -> torch.Tensor:
         """Last hidden states [B, T, d], fp32 or the autocast type."""
-        embedded = self._embeddings.rows(inputs.input_ids)  # [B, T, E]
+        embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
         types = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
         with self._autocast():
             outputs = self._trunk(

@@ -16,10 +16,11 @@ import numpy as np
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
-from autoprompt.learners.build import build
+from autoprompt.learners.build import LEARNED_PROMPTS, PROMPT_METHODS, build
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
+from autoprompt.text.placement import slots, without_slots
 from autoprompt.text.template import TemplateError, check_template
 from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
 from search_spaces.candidate import Candidate
@@ -70,9 +71,13 @@ class Pools:
 
 
 def read_asked(
-    templates: Sequence[str], words: Sequence[str], space: dict[str, Any], task: Task
+    templates: Sequence[str],
+    words: Sequence[str],
+    space: dict[str, Any],
+    task: Task,
+    methods: Sequence[str],
 ) -> Asked:
-    """Parse --template, --words, space.template and space.words.
+    """Parse --template, --words, space.template and space.words; `methods` of the space read them.
 
     Raises TemplateError or VerbalizerError: nothing of a study exists yet.
     """
@@ -83,13 +88,15 @@ def read_asked(
     if only_words:
         for text in _strings("space.words", space["words"], VerbalizerError):
             own_words += [part.strip() for part in text.split(";") if part.strip()]
+    fixed = [m for m in methods if m in PROMPT_METHODS and m not in LEARNED_PROMPTS]
     parsed = []
     for source in own_templates:
         template = read_template(source)
         check_template(template, task.kind)
-        if any(part.kind == "soft" for part in template.parts):
+        if fixed and slots(template):
             raise TemplateError(
-                f"template {source!r}: no method here takes {{soft:N}} yet; leave it out"
+                f"template {source!r}: {{soft:N}} is not trained by {', '.join(fixed)}; leave it "
+                f"out, or search with --preset {' or '.join(LEARNED_PROMPTS)} alone"
             )
         parsed.append(str(template))
     verbalizers = parse_words(own_words, task.labels) if own_words else ()
@@ -142,7 +149,7 @@ def build_pools(
     reader: WordReader | None = None
     if not asked.only_words:
         say("proposing label words from the labelled texts")
-        guide_template = read_template(templates[0][0])
+        guide_template = without_slots(read_template(templates[0][0]))
         reader = WordReader(backbone, rows, task, guide_template, seed=seed)
         known = [Verbalizer.from_json(text) for text, _ in words]
         words += [(p.text, p.source) for p in reader.propose(MOST_PROPOSED_WORDS, known)]
@@ -281,7 +288,8 @@ def _zero_shot_fit(
     template: str, words: str, workshop: Workshop, task: Task, rows: Sequence[Example]
 ) -> float:
     """Calibrated mean log-probability of the gold label, in nats."""
-    values = {"method": "zero_shot", "template": template, "words": words, "trainable": "none"}
+    bare = str(without_slots(read_template(template)))
+    values = {"method": "zero_shot", "template": bare, "words": words, "trainable": "none"}
     learner = build(Candidate(values), task, workshop)
     learner.fit(rows, seed=0)
     scores = learner.scores(rows)  # [N, C] log-probabilities

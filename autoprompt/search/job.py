@@ -79,7 +79,7 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
         settings = prepared.settings
         space, own = preset_texts(open_space(settings))
         texts = own | settings.config.space
-        asked = read_asked(settings.templates, settings.words, texts, prepared.task)
+        asked = read_asked(settings.templates, settings.words, texts, prepared.task, space.methods)
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,

@@ -174,7 +174,8 @@ class Bench:
 
 def _trained_rows(candidate: Candidate) -> int:
     """Rows that pass through a training of the model; 0 where none is trained."""
-    return int(candidate.get("steps", 0)) * int(candidate.get("batch_size", 0))
+    steps = candidate.get("steps", candidate.get("prompt_steps", 0))
+    return int(steps) * int(candidate.get("batch_size", 0))
 
 
 def _words(words: str | None) -> dict[str, list[str]] | None:

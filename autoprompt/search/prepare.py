@@ -36,7 +36,7 @@ from storage.records import StudyRecord
 from storage.store import Store, StudyMismatch
 
 #: Dimensions of methods to come: no learner here would heed them.
-NOT_YET = ("demonstrations", "prompt_length", "prompt_position", "prompt_init", "reparametrisation")
+NOT_YET = ("demonstrations",)
 #: More labelled rows than this are read in minutes, not seconds, for every template.
 MANY_ROWS = 5_000
 #: Share of a time budget that the proposals may take at most.
@@ -161,8 +161,12 @@ def open_space(settings: Settings) -> Space:
         if name in space.names:
             raise SpaceError(f"{name}: no method here takes it yet; leave it out of the preset")
     config = settings.config
-    for name in ("steps", "batch_size"):
-        value = getattr(config.train, name)
+    fixed = {
+        "steps": config.train.steps,
+        "prompt_steps": config.train.steps,
+        "batch_size": config.train.batch_size,
+    }
+    for name, value in fixed.items():
         if value is not None and name in space.names:
             space = space.override(name, value)
     for name, spec in config.space.items():

@@ -42,8 +42,9 @@ def truncate(
     fixed = sum(lengths) - sum(free)
     if fixed > room:
         raise TruncationError(
-            f"template: its own words and mask take {fixed} tokens, but the model's limit leaves "
-            f"room for {room}; shorten the template or use a model that reads longer inputs"
+            f"template: its own words, mask and soft tokens take {fixed} tokens, but the model's "
+            f"limit leaves room for {room}; shorten it (or prompt_length), or use a model that "
+            "reads longer inputs"
         )
     if len(sides) == 1:
         cuts = [excess]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autoprompt.models.inputs import InputError, PromptEncoder, collate
+from autoprompt.models.inputs import PromptEncoder, collate
 from autoprompt.text.template import Piece, parse, render
 from autoprompt.text.truncation import TruncationError
 
@@ -77,9 +77,16 @@ def test_truncation_keeps_mask_and_literals(tokenizer: Any) -> None:
         prompt(PromptEncoder(tokenizer, 5), "it was very very good {text} {mask}", "good")
 
 
-def test_soft_tokens_need_a_prompt_method(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match=r"\{soft:4\}"):
-        prompt(PromptEncoder(tokenizer, 64), "{text} {soft:4} {mask}", "good")
+def test_soft_tokens_hold_their_places(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 64)
+    row = prompt(encoder, "{text} {soft:4} {mask}", "good")
+    bare = prompt(encoder, "{text} {mask}", "good")
+    assert len(row.ids) == len(bare.ids) + 4
+    assert row.soft == tuple(range(bare.masks[0], bare.masks[0] + 4))
+    assert row.masks == (bare.masks[0] + 4,)
+    inputs = collate([row, row], 0)
+    assert inputs.soft is not None
+    assert inputs.soft.tolist() == [list(row.soft)] * 2
 
 
 def test_empty_sides_and_texts(tokenizer: Any) -> None:

@@ -1,0 +1,1 @@
+"""Prompts that are learned: one method a file, found by its name."""

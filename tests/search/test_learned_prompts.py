@@ -1,0 +1,71 @@
+"""Learned prompts through the command line: searched, tested, exported, used in a clean process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy
+
+from autoprompt import plugins
+
+METHODS = plugins.names("autoprompt.prompts")
+PAIR = ("--words", "bad=terrible", "good=great")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_from_search_to_prediction(method: str, toy_data: Path, tiny_model: Path, tmp_path: Path):
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    small = ("--trials", 3, "--preset", method, "space.prompt_length=[2, 3]")
+    pools = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
+    toy.search(toy_data, run, tiny_model, *small, *pools)
+    trials = [row for row in toy.board(run) if row["method"] == method]
+    assert trials
+    assert all(row["settings"]["prompt_steps"] == 2 for row in trials)
+    said = toy.command("export", run, bundle, "--trial", trials[0]["trial"])
+    assert said.code == 0, said.err
+    assert (bundle / "soft_prompt.safetensors").is_file()
+    here = toy.command("predict", bundle, toy_data, "--proba", "--device", "cpu")
+    assert here.code == 0, here.err
+    there = subprocess.run(
+        [sys.executable, "-m", "autoprompt", "predict", str(bundle), str(toy_data), "--proba"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [
+        [json.loads(line) for line in text.splitlines()] for text in (here.out, there.stdout)
+    ]
+    with toy_data.open(encoding="utf-8") as file:
+        assert len(answers[0]) == len(list(csv.DictReader(file)))
+    for ours, theirs in zip(*answers, strict=True):
+        assert ours["label"] == theirs["label"]
+
+
+def test_slots_of_a_template_are_trained(toy_data: Path, tiny_model: Path, tmp_path: Path):
+    source = "{soft:2} {text} it {soft:1} was {mask} ."
+    run = tmp_path / "run"
+    given = (f'space.template=["{source}"]', "--preset", "prompt_tuning", "--trials", 2)
+    toy.search(toy_data, run, tiny_model, *given, *PAIR)
+    trials = [row for row in toy.board(run) if row["method"] == "prompt_tuning"]
+    assert {row["template"] for row in trials} == {source}
+
+
+def test_a_prompt_longer_than_the_model_reads_fails_the_trial_not_the_study(
+    toy_data: Path, tiny_model: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    lengths = ("--preset", "prompt_tuning", "--trials", 4, "space.prompt_length=[2, 80]")
+    pools = ('space.template=["{text} it was {mask} ."]', "space.prompt_position=front")
+    toy.search(toy_data, run, tiny_model, *lengths, *pools, *PAIR)
+    states = {
+        row["settings"]["prompt_length"]: row["state"]
+        for row in toy.board(run)
+        if row["method"] == "prompt_tuning"
+    }
+    assert states[2] == "complete"
+    assert states.get(80, "failed") == "failed"

@@ -29,6 +29,7 @@ KINDS: dict[str, type] = {
     "prompt_learning_rate": float,
     "prompt_steps": int,
     "reparametrisation": str,
+    "prompt_width": int,
 }
 NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
@@ -52,6 +53,7 @@ _LOWEST: dict[str, int] = {
     "weight_decay": 0,
     "demonstrations": 0,
     "prompt_length": 1,
+    "prompt_width": 1,
 }
 
 

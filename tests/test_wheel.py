@@ -23,6 +23,8 @@ PRESETS = (
     "hard",
     "prompt_tuning",
     "p_tuning",
+    "p_tuning_v2",
+    "prefix_tuning",
     "fine_tuning",
     "embeddings",
     "tfidf",

@@ -173,7 +173,8 @@ class Prompted:
     def _encode(self, examples: Sequence[Example], masks: int) -> list[Encoded]:
         encode, placed = self._workshop.backbone.encode, self._placed
         return [
-            encode(render(placed.template, e.text, e.text_b), masks, placed.lead) for e in examples
+            encode(render(placed.template, e.text, e.text_b), masks, placed.lead, placed.reserve)
+            for e in examples
         ]
 
     def _check_weights(self) -> None:

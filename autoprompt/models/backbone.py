@@ -46,14 +46,20 @@ class Backbone(Protocol):
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
 
-    def encode(self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0) -> Encoded:
-        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it."""
+    def encode(
+        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+    ) -> Encoded:
+        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it, and
+        leave `reserve` positions free."""
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """Lay out one text or a pair without a prompt; reads the first token."""
 
     def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
         """Pad rows to one batch on the model's device."""
+
+    def prefix_shape(self) -> tuple[int, int, int]:
+        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of token ids: [...] to fp32 [..., E]."""

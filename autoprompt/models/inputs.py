@@ -41,7 +41,8 @@ class ModelInputs:
 
     input_ids [B, T], attention_mask [B, T], token_type_ids [B, T] or None, mask_positions [B, M],
     soft [B, P] or None: the soft slots; all int64. embeds [B, T, E]: what is read instead of the
-    ids' embeddings, None where nothing is.
+    ids' embeddings, None where nothing is. prefix [L, 2, P, H, D]: keys and values before those of
+    every layer. offset: positions that are taken before the row's first.
     """
 
     input_ids: torch.Tensor
@@ -50,13 +51,15 @@ class ModelInputs:
     mask_positions: torch.Tensor
     soft: torch.Tensor | None = None
     embeds: torch.Tensor | None = None
+    prefix: torch.Tensor | None = None
+    offset: int = 0
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """The same batch on a device."""
         moved = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
-            if (value := getattr(self, field.name)) is not None
+            if hasattr(value := getattr(self, field.name), "to")
         }
         return replace(self, **moved)
 
@@ -163,12 +166,14 @@ class PromptEncoder:
             lambda piece: tokenize_piece(tokenizer, piece)
         )
 
-    def encode(self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0) -> Encoded:
+    def encode(
+        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+    ) -> Encoded:
         """Lay out one prompt with `masks` mask tokens where its mask piece stands.
 
-        `lead` soft slots come before the tokenizer's own frame. A `sep` piece begins the second
-        side of the tokenizer's pair format. The row is cut by PET's rule; `TruncationError` when
-        the template alone is too long.
+        `lead` soft slots come before the tokenizer's own frame, `reserve` positions stay free. A
+        `sep` piece begins the second side of the tokenizer's pair format. The row is cut by PET's
+        rule; `TruncationError` when the template alone is too long.
         """
         sides: list[list[TokenPiece]] = [[]]
         for piece in pieces:
@@ -182,7 +187,7 @@ class PromptEncoder:
                 ids = self._tokenise(replace(piece, shortenable=False))
                 sides[-1].append(TokenPiece("words", ids, piece.shortenable))
         # A separator that opens or ends the prompt leaves an empty side: one side is meant.
-        return self._frame([side for side in sides if side] or [[]], lead)
+        return self._frame([side for side in sides if side] or [[]], lead, reserve)
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """The tokenizer's own format of one text or a pair, no mask; reads the first token."""
@@ -193,12 +198,14 @@ class PromptEncoder:
         framed = self._frame(sides)
         return Encoded(framed.ids, framed.segments, (0,))
 
-    def _frame(self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0) -> Encoded:
+    def _frame(
+        self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0, reserve: int = 0
+    ) -> Encoded:
         frame = self._special.single
         segments: tuple[int, ...] = (self._special.single_segment,)
         if len(sides) == 2:
             frame, segments = self._special.pair, self._special.pair_segments
-        room = self.max_length - lead - sum(len(ids) for ids, _ in frame)
+        room = self.max_length - lead - reserve - sum(len(ids) for ids, _ in frame)
         ids: list[int] = [self._slot_id] * lead + list(frame[0][0])
         types: list[int] = [segments[0]] * lead + list(frame[0][1])
         masks: list[int] = []

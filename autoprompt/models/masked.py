@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
+from autoprompt.models import prefix
 from autoprompt.models.backbone import ModelError, Trainable
 from autoprompt.models.checkpoint import read_checkpoint
 from autoprompt.models.device import resolve_device, resolve_precision
@@ -57,6 +58,7 @@ class MaskedBackbone:
         self._trunk = model.base_model
         self._tokenizer = tokenizer
         self.hidden_size = int(model.config.hidden_size)
+        self._first_position = _first_position(model)
         self._encoder = PromptEncoder(tokenizer, _longest_input(model, tokenizer))
         self.max_length = self._encoder.max_length
         takes_types = "token_type_ids" in inspect.signature(self._trunk.forward).parameters
@@ -88,9 +90,12 @@ class MaskedBackbone:
         """The model's tokenizer."""
         return self._tokenizer
 
-    def encode(self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0) -> Encoded:
-        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it."""
-        return self._encoder.encode(pieces, masks, lead)
+    def encode(
+        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+    ) -> Encoded:
+        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it, and
+        leave `reserve` positions free."""
+        return self._encoder.encode(pieces, masks, lead, reserve)
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """Lay out one text or a pair without a prompt; reads the first token."""
@@ -107,6 +112,19 @@ class MaskedBackbone:
             longest=self.max_length,
         ).to(self.device)
 
+    def prefix_shape(self) -> tuple[int, int, int]:
+        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
+        probe = self.batch([self.encode_plain("a")])
+        with torch.no_grad(), prefix.put(self._model, None) as calls:
+            self.hidden(probe)
+        if calls.shape is None:
+            raise ModelError(
+                f"model: {self.name!r} ({self._model.config.model_type}) has an attention of its "
+                "own, which takes no prefix; use a BERT-, RoBERTa- or ModernBERT-like model, or "
+                "prompt_tuning"
+            )
+        return calls.count, *calls.shape
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of token ids: [...] to fp32 [..., E]."""
         return self._embeddings.rows(ids)
@@ -114,10 +132,14 @@ class MaskedBackbone:
     def hidden(self, inputs: ModelInputs) -> torch.Tensor:
         """Last hidden states [B, T, d], fp32 or the autocast type."""
         embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
-        types = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
-        with self._autocast():
+        more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
+        if inputs.offset and self._first_position is not None:
+            places = torch.arange(embedded.shape[1], device=embedded.device)
+            more["position_ids"] = (places + inputs.offset + self._first_position).unsqueeze(0)
+        seen = nullcontext() if inputs.prefix is None else prefix.put(self._model, inputs.prefix)
+        with self._autocast(), seen:
             outputs = self._trunk(
-                inputs_embeds=embedded, attention_mask=inputs.attention_mask, **types
+                inputs_embeds=embedded, attention_mask=inputs.attention_mask, **more
             )
         return outputs[0]
 
@@ -303,8 +325,14 @@ class MaskedBackbone:
 def _longest_input(model: Any, tokenizer: Any) -> int:
     """Tokens a row may have: the position table (less RoBERTa's offset), the tokenizer, LONGEST."""
     positions = int(getattr(model.config, "max_position_embeddings", LONGEST) or LONGEST)
-    for name, module in model.named_modules():
-        offset = getattr(module, "padding_idx", None)
-        if name.endswith("position_embeddings") and offset is not None:
-            positions -= offset + 1
+    positions -= _first_position(model) or 0
     return min(positions, int(tokenizer.model_max_length), LONGEST)
+
+
+def _first_position(model: Any) -> int | None:
+    """The first token's row in the position table; None where the model has no such table."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings"):
+            offset = getattr(module, "padding_idx", None)
+            return 0 if offset is None else offset + 1
+    return None

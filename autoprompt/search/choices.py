@@ -16,7 +16,7 @@ import numpy as np
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
-from autoprompt.learners.build import LEARNED_PROMPTS, PROMPT_METHODS, build
+from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
@@ -75,10 +75,11 @@ def read_asked(
     words: Sequence[str],
     space: dict[str, Any],
     task: Task,
-    methods: Sequence[str],
+    slotless: Sequence[str] = (),
 ) -> Asked:
-    """Parse --template, --words, space.template and space.words; `methods` of the space read them.
+    """Parse --template, --words, space.template and space.words.
 
+    slotless: the space's methods that read templates and cannot train a `{soft:N}` in them.
     Raises TemplateError or VerbalizerError: nothing of a study exists yet.
     """
     own_templates, own_words = list(templates), list(words)
@@ -88,15 +89,14 @@ def read_asked(
     if only_words:
         for text in _strings("space.words", space["words"], VerbalizerError):
             own_words += [part.strip() for part in text.split(";") if part.strip()]
-    fixed = [m for m in methods if m in PROMPT_METHODS and m not in LEARNED_PROMPTS]
     parsed = []
     for source in own_templates:
         template = read_template(source)
         check_template(template, task.kind)
-        if fixed and slots(template):
+        if slotless and slots(template):
             raise TemplateError(
-                f"template {source!r}: {{soft:N}} is not trained by {', '.join(fixed)}; leave it "
-                f"out, or search with --preset {' or '.join(LEARNED_PROMPTS)} alone"
+                f"template {source!r}: {{soft:N}} is not trained by {', '.join(slotless)}; leave "
+                "it out, or search with --preset prompt_tuning or p_tuning alone"
             )
         parsed.append(str(template))
     verbalizers = parse_words(own_words, task.labels) if own_words else ()

@@ -33,6 +33,7 @@ from autoprompt.search.prepare import (
     open_space,
     prepare,
     preset_texts,
+    slotless,
 )
 from autoprompt.search.settings import Options
 from autoprompt.search.stop import Stopped, interruptible
@@ -79,7 +80,9 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
         settings = prepared.settings
         space, own = preset_texts(open_space(settings))
         texts = own | settings.config.space
-        asked = read_asked(settings.templates, settings.words, texts, prepared.task, space.methods)
+        asked = read_asked(
+            settings.templates, settings.words, texts, prepared.task, slotless(space)
+        )
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,

@@ -181,6 +181,16 @@ def open_space(settings: Settings) -> Space:
     return space
 
 
+def slotless(space: Space) -> tuple[str, ...]:
+    """Methods that read a template and cannot place learned tokens in it."""
+    active = {method: space.active({"method": method}) for method in space.methods}
+    return tuple(
+        method
+        for method, names in active.items()
+        if TEMPLATE in names and "prompt_position" not in names
+    )
+
+
 def preset_texts(space: Space) -> tuple[Space, dict[str, list[str]]]:
     """The space with template and words open again, and the texts a preset of the user's gave
     them: the pool is exactly these, as with `space.template` and `space.words`."""

@@ -14,10 +14,12 @@ POSITIONS = ("front", "after_bos", "before_cue", "end", "split")
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A template with its soft tokens, and how many more stand before the tokenizer's frame."""
+    """A template with its soft tokens, how many more stand before the tokenizer's frame, and how
+    many positions are taken without a token (by a prefix of keys and values)."""
 
     template: Template
     lead: int = 0
+    reserve: int = 0
 
 
 def slots(template: Template) -> int:

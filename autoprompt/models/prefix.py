@@ -1,0 +1,104 @@
+"""Keys and values before those of every layer's attention. Knows attention, not prompts.
+
+One attention function for all families whose attention goes through the interface of
+`transformers`, registered together with its mask function (without that one, padding would be
+attended to in silence). The layers call it in order, so the n-th call of a forward pass takes the
+n-th layer's prefix; ALBERT, with one attention module for all layers, needs no case of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+NAME = "autoprompt_prefix"
+
+
+class Calls:
+    """The prefix of a forward pass, and how many layers have asked for theirs."""
+
+    def __init__(self, key_values: torch.Tensor | None) -> None:
+        self.key_values = key_values  # [L, 2, P, H, D]
+        self.count = 0
+        self.shape: tuple[int, int] | None = None  # heads and their size, as last seen
+
+    def take(self, key: torch.Tensor) -> torch.Tensor | None:
+        """The next layer's keys and values [2, H, P, D] in the type of `key` [B, H, T, D]."""
+        self.shape = int(key.shape[1]), int(key.shape[3])
+        layer, self.count = self.count, self.count + 1
+        if self.key_values is None:
+            return None
+        return self.key_values[layer].to(key.dtype).transpose(1, 2)
+
+
+_calls: ContextVar[Calls | None] = ContextVar("calls", default=None)
+
+
+def attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention [B, T, H, D] of queries [B, H, T, D] over the prefix and the row.
+
+    attention_mask: boolean [B, 1, T, T] or None; every query sees the whole prefix.
+    """
+    calls = _calls.get()
+    prefix = None if calls is None else calls.take(key)
+    if prefix is not None:
+        keys, values = (part.expand(len(key), -1, -1, -1) for part in prefix)
+        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        if attention_mask is not None:
+            attention_mask = functional.pad(attention_mask, (keys.shape[2], 0), value=True)
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        states = _eager(query, key, value, attention_mask, scaling)
+    else:
+        states = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling
+        )
+    return states.transpose(1, 2).contiguous(), None
+
+
+def _eager(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """The same in plain products: torch's fused attention is slow in bf16 on a CPU, backwards."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scale) @ key.transpose(2, 3)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@contextmanager
+def put(model: Any, key_values: torch.Tensor | None) -> Iterator[Calls]:
+    """Within it the model's attention sees `key_values` [L, 2, P, H, D] before every row."""
+    config = model.config
+    before = config._attn_implementation
+    calls = Calls(key_values)
+    token = _calls.set(calls)
+    config._attn_implementation = NAME
+    try:
+        yield calls
+    finally:
+        config._attn_implementation = before
+        _calls.reset(token)

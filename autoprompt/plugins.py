@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-_SHARED = frozenset({"base", "inputs", "backbone", "build", "key_values"})
+_SHARED = frozenset({"base", "inputs", "backbone", "build", "key_values", "layout"})
 
 
 class UnknownName(ValueError):

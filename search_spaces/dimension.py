@@ -30,6 +30,10 @@ KINDS: dict[str, type] = {
     "prompt_steps": int,
     "reparametrisation": str,
     "prompt_width": int,
+    "controller": str,
+    "pool_size": int,
+    "annealing": float,
+    "fidelity": str,
 }
 NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
@@ -39,11 +43,22 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "calibration": ("none", "prior"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),
     "prompt_init": ("random", "vocabulary", "text", "label_words"),
+    "fidelity": ("sane", "reference"),
+    "controller": (
+        "adap_pos",
+        "adap_ins_pos",
+        "adap_ins_vec",
+        "adap_ins_vec_pos",
+        "adap_pos_ins_vec",
+        "adap_len",
+        "adap_ins_len",
+    ),
     "reparametrisation": ("direct", "mlp", "lstm", "lstm_lama"),
 }
 _ABOVE_ZERO: dict[str, str] = {
     "learning_rate": "5e-5",
     "prompt_learning_rate": "1e-2",
+    "annealing": "10",
     "shrinkage": "0.3",
 }
 _LOWEST: dict[str, int] = {
@@ -54,6 +69,7 @@ _LOWEST: dict[str, int] = {
     "demonstrations": 0,
     "prompt_length": 1,
     "prompt_width": 1,
+    "pool_size": 1,
 }
 
 

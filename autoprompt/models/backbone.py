@@ -43,6 +43,10 @@ class Backbone(Protocol):
     generation: int  # grows whenever the weights change: a learner knows its own by it
 
     @property
+    def frozen(self) -> bool:
+        """Whether the weights are the pretrained ones."""
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
 

@@ -27,12 +27,13 @@ class InputError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One row: `ids` and `segments` of equal length, `masks` the positions to read, `soft` the
-    positions whose ids stand for learned vectors."""
+    positions whose ids stand for learned vectors, `reserve` how many more tokens it will get."""
 
     ids: tuple[int, ...]
     segments: tuple[int, ...]
     masks: tuple[int, ...]
     soft: tuple[int, ...] = ()
+    reserve: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,8 @@ def collate(
     multiple: int = 1,
     longest: int | None = None,
 ) -> ModelInputs:
-    """Pad rows on the right to the longest one, then to a `multiple` but at most `longest`.
+    """Pad rows on the right to the longest one, then to a `multiple` but at most `longest` less
+    what they reserve.
 
     All rows must read equally many positions and have equally many soft slots.
     """
@@ -80,7 +82,7 @@ def collate(
 
     most = max(len(row.ids) for row in rows)
     rounded = -(-most // multiple) * multiple
-    longest = rounded if longest is None else max(most, min(rounded, longest))
+    longest = rounded if longest is None else max(most, min(rounded, longest - rows[0].reserve))
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
     attention = torch.zeros((len(rows), longest), dtype=torch.int64)
     types = torch.zeros((len(rows), longest), dtype=torch.int64) if segments else None
@@ -220,4 +222,4 @@ class PromptEncoder:
                 types.extend([segment] * len(piece.ids))
             ids.extend(after)
             types.extend(after_types)
-        return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft))
+        return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft), reserve)

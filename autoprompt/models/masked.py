@@ -86,6 +86,11 @@ class MaskedBackbone:
         self._check_head()
 
     @property
+    def frozen(self) -> bool:
+        """Whether the weights are the pretrained ones."""
+        return not self._changed
+
+    @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self._tokenizer

@@ -11,8 +11,8 @@ from torch import nn
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.prompts.base import PromptError, Words, chosen, whole
-from autoprompt.text.placement import Placed, slots
-from autoprompt.text.template import Template, TemplateError
+from autoprompt.text.placement import Placed, refuse_slots
+from autoprompt.text.template import Template
 
 REPARAMETRISATIONS = ("direct", "mlp")
 SPREAD = 0.02  # of direct keys and values, as P-tuning v2's models begin; N(0, 1) is 50 times that
@@ -106,11 +106,7 @@ class PrefixMethod:
 
     def place(self, template: Template) -> Placed:
         """Before everything, without a token of its own; `TemplateError` for `{soft:N}`."""
-        if slots(template):
-            raise TemplateError(
-                f"template: {str(template)!r} has {{soft:N}}, but a prefix stands in no slot; "
-                "leave it out, or use prompt_tuning or p_tuning"
-            )
+        refuse_slots(template, "a prefix stands in no slot")
         return Placed(template, reserve=self.length)
 
     def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> Live:

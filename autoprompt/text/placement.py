@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from autoprompt.text.template import Part, Template
+from autoprompt.text.template import Part, Template, TemplateError
 
 #: front: before everything, the tokenizer's own first token too (Lester et al. 2021; PEFT).
 #: after_bos: before the template, behind that token. before_cue: before the words around the mask.
@@ -37,6 +37,15 @@ def without_slots(template: Template) -> Template:
             part = replace(kept[-1], literal=f"{kept.pop().literal} {part.literal}")
         kept.append(part)
     return Template(tuple(kept))
+
+
+def refuse_slots(template: Template, because: str) -> None:
+    """`TemplateError` for a template with `{soft:N}`, for methods that use none."""
+    if slots(template):
+        raise TemplateError(
+            f"template: {str(template)!r} has {{soft:N}}, but {because}; leave it out, or use "
+            "prompt_tuning or p_tuning"
+        )
 
 
 def place(template: Template, position: str, length: int) -> Placed:

@@ -48,14 +48,19 @@ def _prompt(described: Mapping[str, Any]) -> str:
         for entry in prompt["words"]
     )
     trained = described["settings"].get("trainable")
-    note = {
+    notes = {
         "verbalizer": "The words are where the trained class vectors in `weights.safetensors` "
         "began; alone they answer less well.",
-        "prompt": "The words are only half of the prompt: the learned vectors in "
-        "`soft_prompt.safetensors` stand beside them.",
         "all": "The prompt belongs to the tuned weights in `weights.safetensors`; with the "
         "untuned model it answers less well.",
-    }.get(str(trained), "")
+    }
+    note = notes.get(str(trained), "")
+    if described["settings"].get("prompt_length"):
+        learned = (
+            "The words are half of the prompt: what is in `soft_prompt.safetensors` stands beside "
+            "them."
+        )
+        note = f"{learned} {note}".strip()
     return (
         f"## Prompt\n\n```\n{prompt['template']}\n```\n\nA text becomes\n\n```\n{shown}\n```\n\n"
         f"| label | words |\n| --- | --- |\n{words}" + (f"\n\n{note}" if note else "")

@@ -88,7 +88,7 @@ def fitted(candidate: Candidate, workshop: Workshop, seed: int = 0):
 def test_it_learns_its_rows_and_leaves_the_model_as_it_was(candidate, workshop):
     before = weights(workshop)
     if "controller" in candidate:
-        # A drawn position is noise to a random model; tests/prompts/test_layout.py has its gradient.
+        # A drawn position is noise to a random model; test_layout.py has its gradient.
         candidate = candidate.replace(controller="adap_ins_vec", pool_size=2)
     untrained = fitted(candidate.replace(prompt_steps=1), workshop)
     learner = fitted(candidate, workshop)

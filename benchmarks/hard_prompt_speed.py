@@ -26,7 +26,8 @@ import transformers
 from torch.nn import functional
 
 from autoprompt.learners.training import Optimiser, Settings
-from autoprompt.models.masked import MaskedBackbone, load_masked
+from autoprompt.models.masked import load_masked
+from autoprompt.models.resident import Resident
 from autoprompt.text.template import parse, render
 
 SUBJECTS = (
@@ -48,7 +49,7 @@ WORDS = ("terrible", "great")
 
 
 def own_run(
-    backbone: MaskedBackbone,
+    backbone: Resident,
     optimiser: Optimiser,
     rows: list[Any],
     targets: list[int],
@@ -60,7 +61,7 @@ def own_run(
     wanted, answers = wanted.to(backbone.device), answers.to(backbone.device)
     losses: list[float] = []
     used = torch.tensor(sorted({token for row in rows for token in row.ids}))
-    trainable = backbone.start_training(used, answers)
+    trainable = backbone.weights.start(used, answers)
 
     def batch_loss(chosen: list[int]) -> torch.Tensor:
         logits = backbone.answer_logits(backbone.batch([rows[row] for row in chosen]), answers)
@@ -76,13 +77,13 @@ def own_run(
         on_step=lambda _, loss: losses.append(loss),
     )
     seconds = time.perf_counter() - start
-    backbone.finish_training(shrink)
+    backbone.weights.finish(shrink)
     return losses, seconds
 
 
 def peer_run(
     pristine: Any,
-    backbone: MaskedBackbone,
+    backbone: Resident,
     rows: list[Any],
     targets: list[int],
     word_ids: list[int],

@@ -14,6 +14,7 @@ SENTENCE = (
     "yes no maybe very truly ! , . ? :"
 )
 WORDS = SENTENCE.split()
+CAUSAL = ("gpt2", "llama")
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -52,10 +53,17 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     tokenizer = _tokenizer(family)
     values = dict(SMALL) | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if family == "gpt2":
+        names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer"}
+        names |= {"num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
+        values = {names.get(name, name): value for name, value in values.items()}
+        values |= {"n_inner": values.pop("intermediate_size")}
+    if family == "llama":
+        values["num_key_value_heads"] = 2
     if family == "distilbert":
         names = {"hidden_size": "dim", "num_hidden_layers": "n_layers"}
         names |= {"num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
@@ -73,13 +81,25 @@ def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
             values[f"{name}_token_id"] = tokenizer.cls_token_id
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(values | changes))
-    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    kind = AutoModelForCausalLM if family in CAUSAL else AutoModelForMaskedLM
+    kind.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _tokenizer(family: str) -> Any:
-    from transformers import AlbertTokenizer, BertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
+    from transformers import (
+        AlbertTokenizer,
+        BertTokenizer,
+        GPT2Tokenizer,
+        RobertaTokenizer,
+        XLMRobertaTokenizer,
+    )
 
+    if family == "gpt2":
+        vocabulary, merges = _byte_pairs()
+        return GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
+    if family == "llama":
+        return _with_first_token()
     if family in ("roberta", "modernbert"):
         vocabulary, merges = _byte_pairs()
         return RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
@@ -111,6 +131,23 @@ def _byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
     base.train_from_iterator([" " + " ".join(WORDS), *WORDS], trainer)
     state = json.loads(base.to_str())["model"]
     return state["vocab"], [tuple(merge) for merge in state["merges"]]
+
+
+def _with_first_token() -> Any:
+    """Byte pairs that begin every text with `<s>`, as Llama's do, and have no padding token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary, merges = _byte_pairs()
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", model_max_length=64
+    )
 
 
 def _unigrams(special: list[str]) -> list[tuple[str, float]]:

@@ -99,7 +99,10 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
             f"words: labels {', '.join(verbalizer.labels)} are not the task's "
             f"{', '.join(task.labels)}; give words for exactly these, in this order"
         )
-    words = check_words(verbalizer, workshop.backbone.tokenizer, workshop.multi_token)
+    backbone = workshop.backbone
+    # A causal model is read at one place, so at one token.
+    multi_token = "refuse" if backbone.reads_onwards else workshop.multi_token
+    words = check_words(verbalizer, backbone.tokenizer, multi_token)
     trainable = candidate.get("trainable", "none")
     if trainable not in TRAINABLE:
         raise CandidateError(

@@ -25,7 +25,8 @@ SPREAD = 0.02  # standard deviation of the new head's weights, as BERT's (Devlin
 
 
 class Head:
-    """Dense layer, tanh and a linear layer on the first token's state; all weights are tuned."""
+    """Dense layer, tanh and a linear layer on the first token's state, or on the last's where the
+    model reads onwards; all weights are tuned."""
 
     def __init__(self, task: Task, workshop: Workshop, training: Settings) -> None:
         self.tokens = 0
@@ -47,7 +48,7 @@ class Head:
             "head.out.bias": torch.zeros(classes),
         }
         self._head = {n: t.to(backbone.device).requires_grad_(True) for n, t in head.items()}
-        model = backbone.start_training(
+        model = backbone.weights.start(
             torch.tensor(sorted({token for row in rows for token in row.ids})),
             torch.zeros(0, dtype=torch.int64),
         )
@@ -67,11 +68,11 @@ class Head:
                 trainable, batch_loss, len(rows), self._training, seed=seed, deadline=deadline
             )
         except BaseException:
-            backbone.reset()
+            backbone.weights.reset()
             raise
-        backbone.finish_training(shrink)
+        backbone.weights.finish(shrink)
         self._head = {n: t.detach() for n, t in self._head.items()}
-        self._generation = backbone.generation
+        self._generation = backbone.weights.generation
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
@@ -85,7 +86,9 @@ class Head:
         from safetensors.torch import save_file
 
         self._check_weights()
-        tensors = self._workshop.backbone.changes() | {n: t.cpu() for n, t in self._head.items()}
+        tensors = self._workshop.backbone.weights.changes() | {
+            n: t.cpu() for n, t in self._head.items()
+        }
         save_file({n: t.contiguous() for n, t in tensors.items()}, directory / WEIGHTS)
         return {}
 
@@ -97,12 +100,14 @@ class Head:
         tensors = load_file(directory / WEIGHTS)
         own = {n: t for n, t in tensors.items() if n.startswith("head.") and n.count(".") == 2}
         self._head = {n: t.to(backbone.device) for n, t in own.items()}
-        backbone.apply_changes({n: t for n, t in tensors.items() if n not in own})
-        self._generation = backbone.generation
+        backbone.weights.apply_changes({n: t for n, t in tensors.items() if n not in own})
+        self._generation = backbone.weights.generation
 
     def _logits(self, inputs: ModelInputs) -> torch.Tensor:
         head = self._head
-        first = self._workshop.backbone.hidden(inputs)[:, 0].float()  # [B, d]
+        hidden = self._workshop.backbone.hidden(inputs)
+        read = inputs.mask_positions[:, :1, None].expand(-1, -1, hidden.shape[-1])
+        first = hidden.gather(1, read)[:, 0].float()  # [B, d]
         dense = torch.tanh(
             functional.linear(first, head["head.dense.weight"], head["head.dense.bias"])
         )
@@ -112,7 +117,10 @@ class Head:
         return [self._workshop.backbone.encode_plain(e.text, e.text_b) for e in examples]
 
     def _check_weights(self) -> None:
-        if self._generation is None or self._generation != self._workshop.backbone.generation:
+        if (
+            self._generation is None
+            or self._generation != self._workshop.backbone.weights.generation
+        ):
             raise LearnerError(
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"

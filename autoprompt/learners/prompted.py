@@ -91,7 +91,7 @@ class Prompted:
 
         if self._training is not None:
             self._check_weights()
-            files = {WEIGHTS: self._workshop.backbone.changes()} if self._tuned else {}
+            files = {WEIGHTS: self._workshop.backbone.weights.changes()} if self._tuned else {}
             if self._method is not None:
                 files[SOFT_PROMPT] = self._fitted().tensors()
             for name, tensors in files.items():
@@ -107,8 +107,8 @@ class Prompted:
         if self._method is not None:
             self._prompt = self._method.restore(backbone, load_file(directory / SOFT_PROMPT))
         if self._tuned:
-            backbone.apply_changes(load_file(directory / WEIGHTS))
-            self._generation = backbone.generation
+            backbone.weights.apply_changes(load_file(directory / WEIGHTS))
+            self._generation = backbone.weights.generation
         if self._calibrated:
             self._log_prior = numpy.log(numpy.asarray(saved["calibration_prior"], dtype=float))
 
@@ -118,13 +118,13 @@ class Prompted:
         backbone, answers = self._workshop.backbone, self._answers
         targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
         rows = {k: self._encode(examples, k) for k in answers.lengths}
-        backbone.reset()
+        backbone.weights.reset()
         prompt = None if self._method is None else self._start(self._method, seed)
         self._prompt = prompt
         trainable = Trainable((), ())
         if self._tuned:
             used = {token for encoded in rows.values() for row in encoded for token in row.ids}
-            trainable = backbone.start_training(
+            trainable = backbone.weights.start(
                 torch.tensor(sorted(used)),
                 answers.token_ids,
                 whole_vocabulary=answers.multi_token,
@@ -145,13 +145,13 @@ class Prompted:
                 trainable, batch_loss, len(examples), settings, seed=seed, deadline=deadline
             )
         except BaseException:
-            backbone.reset()
+            backbone.weights.reset()
             raise
         if prompt is not None:
             self._prompt = prompt.finish()
         if self._tuned:
-            backbone.finish_training(shrink)
-            self._generation = backbone.generation
+            backbone.weights.finish(shrink)
+            self._generation = backbone.weights.generation
 
     def _start(self, method: Method, seed: int) -> Prompt:
         backbone = self._workshop.backbone
@@ -179,8 +179,8 @@ class Prompted:
 
     def _check_weights(self) -> None:
         if not self._tuned:
-            self._workshop.backbone.reset()  # such a prompt belongs to the pretrained model
-        elif self._generation != self._workshop.backbone.generation:
+            self._workshop.backbone.weights.reset()  # such a prompt belongs to the pretrained model
+        elif self._generation != self._workshop.backbone.weights.generation:
             raise LearnerError(
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"

@@ -52,9 +52,9 @@ class Workshop:
     @cached_property
     def backbone(self) -> Backbone:
         """The resident language model; `ModelError` when it cannot be loaded."""
-        from autoprompt.models.masked import load_masked
+        from autoprompt.models.load import load_model
 
-        return load_masked(
+        return load_model(
             self.model, device=self.device, precision=self.precision, revision=self.revision
         )
 
@@ -83,7 +83,8 @@ class Workshop:
         """
         import torch
 
-        self.backbone.reset()  # also for answers in hand: the caller multiplies them by its words
+        # also for answers in hand: the caller multiplies them by its words
+        self.backbone.weights.reset()
         source = str(template)
         wanted = [(source, masks, e.text, e.text_b) for e in examples]
         missing = dict.fromkeys(key for key in wanted if key not in self._answers)

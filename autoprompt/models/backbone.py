@@ -29,8 +29,37 @@ class Trainable:
     prompt: tuple[torch.Tensor, ...] = ()  # of a learned prompt: they have a rate of their own
 
 
+class Weights(Protocol):
+    """A model's weights, trained and restored in place by one learner after another."""
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever the weights change: a learner knows its own by it."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether they are the pretrained ones."""
+
+    def start(
+        self, token_ids: torch.Tensor, word_ids: torch.Tensor, *, whole_vocabulary: bool = False
+    ) -> Trainable:
+        """Make all weights trainable that rows of `token_ids` and answers of `word_ids` reach."""
+
+    def finish(self, shrink: float) -> None:
+        """End training; matrix rows out of reach are multiplied by `shrink` (weight decay)."""
+
+    def reset(self) -> None:
+        """Restore the pretrained weights, bit by bit, in place."""
+
+    def changes(self) -> dict[str, torch.Tensor]:
+        """Everything that differs from the pretrained weights, for `apply_changes`."""
+
+    def apply_changes(self, changes: dict[str, torch.Tensor]) -> None:
+        """Put weights saved by `changes` into the pretrained model."""
+
+
 class Backbone(Protocol):
-    """One resident pretrained model, trained and restored in place by one learner after another."""
+    """One resident pretrained model."""
 
     name: str
     revision: str
@@ -40,11 +69,12 @@ class Backbone(Protocol):
     hidden_size: int
     embedding_size: int  # of the input embeddings; in ALBERT and ELECTRA not the hidden size
     vocabulary_size: int
-    generation: int  # grows whenever the weights change: a learner knows its own by it
+    reads_onwards: bool  # a causal model: the answer comes last, and no text behind it is read
+    opening: int  # tokens of its own before a text
 
     @property
-    def frozen(self) -> bool:
-        """Whether the weights are the pretrained ones."""
+    def weights(self) -> Weights:
+        """What is trained of it."""
 
     @property
     def tokenizer(self) -> Any:
@@ -85,23 +115,6 @@ class Backbone(Protocol):
 
     def vocabulary_log_probs(self, inputs: ModelInputs) -> torch.Tensor:
         """Log-probabilities of all words at the read positions: fp32 [B, M, V]."""
-
-    def start_training(
-        self, token_ids: torch.Tensor, word_ids: torch.Tensor, *, whole_vocabulary: bool = False
-    ) -> Trainable:
-        """Make all weights trainable that rows of `token_ids` and answers of `word_ids` reach."""
-
-    def finish_training(self, shrink: float) -> None:
-        """End training; matrix rows out of reach are multiplied by `shrink` (weight decay)."""
-
-    def reset(self) -> None:
-        """Restore the pretrained weights, bit by bit, in place."""
-
-    def changes(self) -> dict[str, torch.Tensor]:
-        """Everything that differs from the pretrained weights, for `apply_changes`."""
-
-    def apply_changes(self, changes: dict[str, torch.Tensor]) -> None:
-        """Put weights saved by `changes` into the pretrained model."""
 
     def exactly(self) -> AbstractContextManager[None]:
         """Within it the model computes in fp32, whatever its precision."""

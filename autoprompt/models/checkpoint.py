@@ -17,11 +17,24 @@ BUILTIN = "builtin"
 CONNECT_SECONDS = 3.0
 
 
-def read_checkpoint(name: str, revision: str | None = None) -> tuple[Any, Any, str]:
-    """Masked LM (fp32, CPU), tokenizer and revision of ``builtin``, a folder, or a hub name.
+def checkpoint_kind(name: str, revision: str | None = None) -> str:
+    """`masked` or `causal`, as the configuration of ``builtin``, a folder, or a hub name says.
 
-    `ModelError` when there is none such, when it is no masked LM, when weights are absent from its
-    checkpoint (a head would be random), or when it has no safetensors file.
+    `ModelError` when there is none such, or when it is neither.
+    """
+    if name == BUILTIN:
+        return "masked"
+    source, options = _source(name, revision)
+    return _kind(name, _read_config(name, source, options))
+
+
+def read_checkpoint(
+    name: str, revision: str | None = None, *, kind: str = "masked"
+) -> tuple[Any, Any, str]:
+    """Model of a kind (fp32, CPU), tokenizer and revision of ``builtin``, a folder, or a hub name.
+
+    `ModelError` when there is none such, when it is of another kind, when weights are absent from
+    its checkpoint (a head would be random), or when it has no safetensors file.
     """
     if name == BUILTIN:
         from autoprompt.models import builtin
@@ -32,8 +45,8 @@ def read_checkpoint(name: str, revision: str | None = None) -> tuple[Any, Any, s
             raise ModelError(f"model: {error}") from error
         found = builtin.revision()
     else:
-        model, tokenizer, found = _read_folder_or_hub(name, revision)
-    if tokenizer.mask_token_id is None:
+        model, tokenizer, found = _read_folder_or_hub(name, revision, kind)
+    if kind == "masked" and tokenizer.mask_token_id is None:
         raise ModelError(
             f"model: {name!r} is not a masked LM: its tokenizer has no mask token; use a masked LM"
         )
@@ -46,11 +59,8 @@ def read_checkpoint(name: str, revision: str | None = None) -> tuple[Any, Any, s
     return model, tokenizer, found
 
 
-def _read_folder_or_hub(name: str, revision: str | None) -> tuple[Any, Any, str]:
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
-
+def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Where a model is read from, and how."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         source, local = str(folder), True
@@ -63,15 +73,37 @@ def _read_folder_or_hub(name: str, revision: str | None) -> tuple[Any, Any, str]
         source, local = name, _is_cached(name, revision)
         if not local:
             _check_connection(name)
-    options = {"revision": revision or "main", "local_files_only": local}
+    return source, {"revision": revision or "main", "local_files_only": local}
+
+
+def _read_config(name: str, source: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
     with quietly():
         try:
-            config = AutoConfig.from_pretrained(source, **options)
+            return AutoConfig.from_pretrained(source, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(_not_loaded(name, error)) from error
-        _check_kind(name, config)
+
+
+def _read_folder_or_hub(name: str, revision: str | None, kind: str) -> tuple[Any, Any, str]:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    folder = Path(name).expanduser()
+    source, options = _source(name, revision)
+    config = _read_config(name, source, options)
+    found = _kind(name, config)
+    if found != kind:
+        raise ModelError(
+            f"model: {name!r} ({config.model_type}) is a {found} LM, but a {kind} one is asked "
+            f"for; give a {kind} LM"
+        )
+    reader: Any = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    with quietly():
         try:
-            model, report = AutoModelForMaskedLM.from_pretrained(
+            model, report = reader.from_pretrained(
                 source,
                 config=config,
                 dtype=torch.float32,
@@ -99,17 +131,24 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _check_kind(name: str, config: Any) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+def _kind(name: str, config: Any) -> str:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
 
-    kind = config.model_type
-    causal = bool(getattr(config, "is_decoder", False))
-    if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.is_encoder_decoder or causal:
-        form = "an encoder-decoder" if config.is_encoder_decoder else "another kind of model"
-        raise ModelError(
-            f"model: {name!r} ({kind}) is not a masked LM but {form}; "
-            "use a masked LM such as 'builtin' or FacebookAI/roberta-base"
-        )
+    family = config.model_type
+    if not config.is_encoder_decoder:
+        onwards = bool(getattr(config, "is_decoder", False))
+        if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not onwards:
+            return "masked"
+        if family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            return "causal"
+    form = "an encoder-decoder" if config.is_encoder_decoder else "another kind of model"
+    raise ModelError(
+        f"model: {name!r} ({family}) is neither a masked nor a causal LM but {form}; use a masked "
+        "LM such as 'builtin' or FacebookAI/roberta-base"
+    )
 
 
 def _check_complete(name: str, model: Any, missing: Any) -> None:

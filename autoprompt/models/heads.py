@@ -1,7 +1,7 @@
 """Where each family keeps its masked-LM head. Knows module names; the caller proves them right.
 
 A head is a small transform of the hidden state and a decoder, one row a word. The families differ
-only in where these stand, so a table of places suffices; `MaskedBackbone` compares the outcome with
+only in where these stand, so a table of places suffices; `Resident` compares the outcome with
 the model's own logits before it trusts it.
 """
 
@@ -20,6 +20,14 @@ class Head(NamedTuple):
     transform: Callable[[torch.Tensor], torch.Tensor]
     weight: torch.Tensor
     bias: torch.Tensor | None
+
+
+def bare_head(model: Any) -> Head | None:
+    """The head of a causal LM: the decoder on the last hidden state, or None without one."""
+    decoder = model.get_output_embeddings()
+    if decoder is None:
+        return None
+    return Head(lambda states: states, decoder.weight, getattr(decoder, "bias", None))
 
 
 def find_head(model: Any) -> Head | None:

@@ -155,15 +155,21 @@ def _find(ids: list[int], word: list[int], start: int) -> int:
 
 
 class PromptEncoder:
-    """Rendered pieces to rows of one tokenizer, cut to `max_length`; texts are tokenised once."""
+    """Rendered pieces to rows of one tokenizer, cut to `max_length`; texts are tokenised once.
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    reads_onwards: of a causal model. Its rows end where the mask would stand, and it is the last
+    token that is read; soft tokens from behind the mask come before it.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, *, reads_onwards: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._mask_id = int(tokenizer.mask_token_id)
+        self.reads_onwards = reads_onwards
+        self._mask_id = 0 if reads_onwards else int(tokenizer.mask_token_id)
         # What stands at a soft slot is never read; it only has to be an id.
         self._slot_id = int(tokenizer.pad_token_id or 0)
         self._special = special_tokens(tokenizer)
         self.max_length = max_length
+        self.opening = len(self._special.single[0][0])  # tokens of the frame before a text
         self._tokenise: Callable[[Piece], tuple[int, ...]] = lru_cache(CACHED_PIECES)(
             lambda piece: tokenize_piece(tokenizer, piece)
         )
@@ -188,17 +194,42 @@ class PromptEncoder:
             else:
                 ids = self._tokenise(replace(piece, shortenable=False))
                 sides[-1].append(TokenPiece("words", ids, piece.shortenable))
+        if self.reads_onwards:
+            return self._onwards(sides, masks, lead, reserve)
         # A separator that opens or ends the prompt leaves an empty side: one side is meant.
         return self._frame([side for side in sides if side] or [[]], lead, reserve)
 
+    def _onwards(
+        self, sides: Sequence[Sequence[TokenPiece]], masks: int, lead: int, reserve: int
+    ) -> Encoded:
+        """One side that ends before the mask; `InputError` for a text behind it or a word of
+        several tokens."""
+        pieces = [piece for side in sides for piece in side]
+        at = next((n for n, piece in enumerate(pieces) if piece.kind == "mask"), len(pieces))
+        behind = pieces[at + 1 :]
+        if any(piece.shortenable for piece in behind):
+            raise InputError(
+                "template: a text stands behind {mask}, where a causal model never reads it; put "
+                "{mask} behind every text"
+            )
+        if masks > 1:
+            raise InputError(
+                f"words: a causal model reads one token, not {masks}; set words.multi_token=refuse "
+                "or give words of one token"
+            )
+        kept = [*pieces[:at], *(piece for piece in behind if piece.kind == "soft")]
+        return self._frame([kept], lead, reserve)
+
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
-        """The tokenizer's own format of one text or a pair, no mask; reads the first token."""
+        """The tokenizer's own format of one text or a pair, no mask; reads the first token, or the
+        last where the model reads onwards."""
         sides = [
             [TokenPiece("words", self._tokenise(Piece("words", words.strip())), True)]
             for words in ((text,) if text_b is None else (text, text_b))
         ]
         framed = self._frame(sides)
-        return Encoded(framed.ids, framed.segments, (0,))
+        read = len(framed.ids) - 1 if self.reads_onwards else 0
+        return Encoded(framed.ids, framed.segments, (read,))
 
     def _frame(
         self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0, reserve: int = 0
@@ -207,6 +238,8 @@ class PromptEncoder:
         segments: tuple[int, ...] = (self._special.single_segment,)
         if len(sides) == 2:
             frame, segments = self._special.pair, self._special.pair_segments
+        if self.reads_onwards:
+            frame = (*frame[:-1], ((), ()))  # the answer comes next, not an end of text
         room = self.max_length - lead - reserve - sum(len(ids) for ids, _ in frame)
         ids: list[int] = [self._slot_id] * lead + list(frame[0][0])
         types: list[int] = [segments[0]] * lead + list(frame[0][1])
@@ -222,4 +255,10 @@ class PromptEncoder:
                 types.extend([segment] * len(piece.ids))
             ids.extend(after)
             types.extend(after_types)
+        if self.reads_onwards:
+            if not ids:
+                raise InputError(
+                    "template: nothing stands before {mask}; put words or a text there"
+                )
+            masks = [len(ids) - 1]
         return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft), reserve)

@@ -61,6 +61,14 @@ def attention(
         key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         if attention_mask is not None:
             attention_mask = functional.pad(attention_mask, (keys.shape[2], 0), value=True)
+    if attention_mask is None and getattr(module, "is_causal", False):
+        # The kernel's own causal mask would be aligned to the prefix, not to the row.
+        rows, columns = query.shape[2], key.shape[2]
+        places = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
+        attention_mask = places.tril(columns - rows)
+    if key.shape[1] != query.shape[1]:  # grouped queries share keys and values
+        times = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(times, dim=1) for part in (key, value))
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         states = _eager(query, key, value, attention_mask, scaling)
     else:

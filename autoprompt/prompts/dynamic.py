@@ -146,11 +146,16 @@ class Chooser:
         state = self._state(inputs, backbone) if reads else None  # [B, d]
         text = backbone.embed(inputs.input_ids)  # [B, T, E]
         tokens = torch.cat([self._vectors(state, len(text)).to(text.dtype), text], dim=1)
-        index = self._index(inputs, text.shape[1], what)  # [B, J, N + T]
+        index = self._index(inputs, text.shape[1], what, backbone.opening)  # [B, J, N + T]
         choice = self._choice(state, len(text), index.shape[1], heat, noise)  # [B, J]
         best = choice.argmax(dim=1)  # [B]
         behind = settings.length - best if what == "length" else torch.zeros_like(best)
         ahead = settings.length - (best if what == "position" else behind)
+        last = inputs.attention_mask.sum(dim=1, keepdim=True) - 1
+        # What is read may be the row's last token: the back block stands before that one too.
+        added = torch.full_like(ahead, settings.length) if what != "length" else ahead
+        read = inputs.mask_positions  # [B, M]
+        shift = torch.where(read >= last, added.unsqueeze(1), ahead.unsqueeze(1))
         real = inputs.attention_mask.sum(dim=1) + settings.length - behind
         places = torch.arange(tokens.shape[1], device=text.device)
         types = inputs.token_type_ids
@@ -163,12 +168,12 @@ class Chooser:
             embeds=arrange(tokens, choice, index),
             attention_mask=(places < real.unsqueeze(1)).to(inputs.attention_mask.dtype),
             token_type_ids=types,
-            mask_positions=inputs.mask_positions + ahead.unsqueeze(1),
+            mask_positions=read + shift,
         )
 
-    def _index(self, inputs: ModelInputs, length: int, what: str) -> torch.Tensor:
+    def _index(self, inputs: ModelInputs, length: int, what: str, opening: int) -> torch.Tensor:
         settings = self._settings
-        first = 0 if settings.position == "front" else 1
+        first = 0 if settings.position == "front" else opening
         real = inputs.attention_mask.sum(dim=1)
         if what == "length":
             return shorter(settings.length, length, first, real)
@@ -219,7 +224,7 @@ class Chooser:
             row[kept].cpu().numpy().tobytes()
             for row, kept in zip(inputs.input_ids, attended, strict=True)
         ]
-        keep = backbone.frozen and not settings.faithful
+        keep = backbone.weights.frozen and not settings.faithful
         if not keep or any(key not in self._means for key in keys):
             with torch.no_grad():
                 hidden = backbone.hidden(replace(inputs, prefix=None, embeds=None)).float()

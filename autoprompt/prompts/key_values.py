@@ -21,8 +21,7 @@ SPREAD = 0.02  # of direct keys and values, as P-tuning v2's models begin; N(0, 
 class KeyValues:
     """Keys and values [L, 2, P, H, D] before those of every layer, the same for every text.
 
-    Text positions begin behind the prefix where the model has absolute ones (Li and Liang 2021 with
-    GPT-2; P-tuning v2; PEFT).
+    Text positions begin behind the prefix (Li and Liang 2021 with GPT-2; P-tuning v2; PEFT).
     """
 
     def __init__(self, key_values: torch.Tensor) -> None:

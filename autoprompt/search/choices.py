@@ -21,7 +21,7 @@ from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots, without_slots
-from autoprompt.text.template import TemplateError, check_template
+from autoprompt.text.template import TemplateError, check_template, ends_with_mask
 from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
 from search_spaces.candidate import Candidate
 from storage.records import PoolEntry
@@ -134,6 +134,15 @@ def build_pools(
 
     backbone = workshop.backbone
     deadline = None if seconds is None else time.monotonic() + seconds
+    onwards = backbone.reads_onwards
+    if onwards:
+        multi_token = "refuse"
+        for source in asked.templates:
+            if not ends_with_mask(read_template(source)):
+                raise TemplateError(
+                    f"template {source!r}: a text stands behind {{mask}}, where the causal model "
+                    f"{backbone.name!r} never reads it; put {{mask}} behind every text"
+                )
     for verbalizer in asked.words:
         check_words(verbalizer, backbone.tokenizer, multi_token)
     words = [(v.to_json(), "user") for v in asked.words]
@@ -145,7 +154,11 @@ def build_pools(
 
     templates = [(text, "user") for text in asked.templates]
     if not asked.only_templates:
-        templates += [(text, "manual") for text in manual.templates(task.kind)]
+        templates += [
+            (text, "manual")
+            for text in manual.templates(task.kind)
+            if not onwards or ends_with_mask(read_template(text))
+        ]
     reader: WordReader | None = None
     if not asked.only_words:
         say("proposing label words from the labelled texts")
@@ -159,7 +172,7 @@ def build_pools(
             "--words: no label name is a word of this model's vocabulary and none was found in "
             'the texts; give one word per label with --words "label=word"'
         )
-    if not asked.only_templates:
+    if not asked.only_templates and not onwards:  # infilling needs a mask to fill
         say("proposing templates by infilling")
         guide = Verbalizer.from_json(words[0][0])
         for proposal in propose_templates(

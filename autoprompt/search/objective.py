@@ -151,7 +151,7 @@ class Bench:
     def _reader(self) -> WordReader:
         from autoprompt.proposals.label_words import WordReader
 
-        self.workshop.backbone.reset()
+        self.workshop.backbone.weights.reset()
         template = read_template(self.guide_template)
         return WordReader(self.workshop.backbone, self.rows, self.task, template, seed=self.seed)
 

@@ -196,6 +196,12 @@ def check_template(template: Template, kind: str) -> None:
         raise _error(source, "has a {soft:N} of no tokens", "write N of at least 1")
 
 
+def ends_with_mask(template: Template) -> bool:
+    """Whether every text stands before the mask, as a model that reads onwards needs it."""
+    kinds = [part.kind for part in template.parts]
+    return not {"text", "text_b"} & set(kinds[kinds.index("mask") :])
+
+
 def render(template: Template, text: str, text_b: str | None = None) -> tuple[Piece, ...]:
     """Fill the template. Texts are stripped and never read as template source.
 

@@ -157,14 +157,14 @@ def test_a_deadline_leaves_the_pretrained_model_behind(workshop: Workshop) -> No
     learner = build(TUNED, TASK, workshop)
     with pytest.raises(TimeoutError):
         learner.fit(ROWS, seed=0, deadline=time.monotonic() - 1)
-    assert workshop.backbone.changes() == {}
+    assert workshop.backbone.weights.changes() == {}
 
 
 def test_divergence_names_the_learning_rate(workshop: Workshop) -> None:
     learner = build(TUNED.replace(learning_rate=1e30), TASK, workshop)
     with pytest.raises(LearnerError, match=r"learning_rate: 1e\+30"):
         learner.fit(ROWS, seed=0)
-    assert workshop.backbone.changes() == {}
+    assert workshop.backbone.weights.changes() == {}
 
 
 def test_one_forward_serves_every_fold_calibration_and_verbalizer(workshop: Workshop) -> None:

@@ -68,12 +68,12 @@ def test_it_learns_what_the_words_do_not_tell(workshop: Workshop) -> None:
     """Words that say the opposite of their class: rows correct them, the frozen model is shared."""
     turned = Verbalizer((("negative", ("great",)), ("positive", ("terrible",))))
     learner = build(SOFT.replace(words=turned.to_json(), shrinkage=0.01), TASK, workshop)
-    before = workshop.backbone.generation
+    before = workshop.backbone.weights.generation
     learner.fit(ROWS, seed=0)
     found = learner.scores(ROWS).argmax(axis=1).tolist()
     assert found == TASK.label_ids(ROWS)
-    assert workshop.backbone.generation == before
-    assert workshop.backbone.changes() == {}
+    assert workshop.backbone.weights.generation == before
+    assert workshop.backbone.weights.changes() == {}
 
 
 def test_rows_are_read_once_and_their_order_changes_nothing(workshop: Workshop) -> None:

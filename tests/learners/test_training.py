@@ -79,7 +79,7 @@ def test_first_twenty_losses_equal_those_of_trainer(tiny_checkpoint: Callable[..
 
     ours: list[float] = []
     answers = torch.tensor(word_ids)
-    trainable = backbone.start_training(torch.tensor([t for r in rows for t in r.ids]), answers)
+    trainable = backbone.weights.start(torch.tensor([t for r in rows for t in r.ids]), answers)
     wanted = torch.tensor(targets)
     Optimiser().run(
         trainable,

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from autoprompt.models.masked import MaskedBackbone, load_masked
+from autoprompt.models.masked import load_masked
 from autoprompt.models.reading import read, read_answers
+from autoprompt.models.resident import Resident
 from autoprompt.text.template import parse, render
 
 FAMILIES = (
@@ -43,18 +44,18 @@ def backbone(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path
     return load_masked(str(tiny_checkpoint(family, **changes)), device="cpu", precision="fp32")
 
 
-def rows(backbone: MaskedBackbone, masks: int = 1) -> list[Any]:
+def rows(backbone: Resident, masks: int = 1) -> list[Any]:
     return [backbone.encode(render(TEMPLATE, text), masks) for text in TEXTS]
 
 
-def words(backbone: MaskedBackbone) -> torch.Tensor:
+def words(backbone: Resident) -> torch.Tensor:
     """Ids of the last token of two label words; real words where the vocabulary has them whole."""
     tokenizer = backbone.tokenizer
     found = [tokenizer(f" {w}", add_special_tokens=False)["input_ids"][-1] for w in ("great", "no")]
     return torch.tensor(found)
 
 
-def own_logits(backbone: MaskedBackbone, inputs: Any) -> torch.Tensor:
+def own_logits(backbone: Resident, inputs: Any) -> torch.Tensor:
     """The model's own logits of the whole vocabulary at the masks, from token ids."""
     types = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
     logits = backbone._model(
@@ -122,14 +123,14 @@ def test_training_reachable_rows_equals_training_the_whole_table(
         decay,
     )
 
-    few = backbone.start_training(inputs.input_ids.unique(), ids)
+    few = backbone.weights.start(inputs.input_ids.unique(), ids)
     shrink = train(
         backbone,
         (few.decayed, few.plain),
         lambda: functional.cross_entropy(backbone.answer_logits(inputs, ids)[:, 0], targets),
         decay,
     )
-    backbone.finish_training(shrink)
+    backbone.weights.finish(shrink)
 
     other = [backbone.encode(render(TEMPLATE, "yes maybe okay"))]  # words no row has trained
     for batch in (inputs, backbone.batch(other)):
@@ -144,7 +145,7 @@ def test_one_step_changes_answers_and_reset_restores_every_bit(backbone: Any) ->
     before = {name: tensor.clone() for name, tensor in backbone._model.state_dict().items()}
     with torch.no_grad():
         first = backbone.vocabulary_log_probs(inputs)
-    trainable = backbone.start_training(inputs.input_ids.unique(), ids)
+    trainable = backbone.weights.start(inputs.input_ids.unique(), ids)
     train(
         backbone,
         (trainable.decayed, trainable.plain),
@@ -152,11 +153,11 @@ def test_one_step_changes_answers_and_reset_restores_every_bit(backbone: Any) ->
         0.1,
         steps=1,
     )
-    backbone.finish_training(0.999)
+    backbone.weights.finish(0.999)
     with torch.no_grad():
         assert (backbone.vocabulary_log_probs(inputs) - first).abs().max() > 1e-3
     pointers = [parameter.data_ptr() for parameter in backbone._model.parameters()]
-    backbone.reset()
+    backbone.weights.reset()
     assert pointers == [parameter.data_ptr() for parameter in backbone._model.parameters()]
     for name, tensor in backbone._model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
@@ -166,17 +167,17 @@ def test_one_step_changes_answers_and_reset_restores_every_bit(backbone: Any) ->
 
 def test_changes_carry_over_to_a_fresh_model(backbone: Any) -> None:
     inputs, ids = backbone.batch(rows(backbone)), words(backbone)
-    trainable = backbone.start_training(inputs.input_ids.unique(), ids)
+    trainable = backbone.weights.start(inputs.input_ids.unique(), ids)
     shrink = train(
         backbone,
         (trainable.decayed, trainable.plain),
         lambda: backbone.answer_logits(inputs, ids)[..., 0].sum(),
         0.3,
     )
-    backbone.finish_training(shrink)
+    backbone.weights.finish(shrink)
     fresh = load_masked(backbone.name, device="cpu", precision="fp32")
-    assert fresh.changes() == {}
-    fresh.apply_changes(backbone.changes())
+    assert fresh.weights.changes() == {}
+    fresh.weights.apply_changes(backbone.weights.changes())
     with torch.no_grad():
         expected = backbone.vocabulary_log_probs(inputs)
         assert torch.equal(fresh.vocabulary_log_probs(inputs), expected)
@@ -184,14 +185,14 @@ def test_changes_carry_over_to_a_fresh_model(backbone: Any) -> None:
 
 def test_multi_token_training_reaches_the_whole_vocabulary(backbone: Any) -> None:
     inputs = backbone.batch(rows(backbone, 2))
-    trainable = backbone.start_training(
+    trainable = backbone.weights.start(
         inputs.input_ids.unique(), words(backbone), whole_vocabulary=True
     )
     backbone.vocabulary_log_probs(inputs)[..., 7].sum().backward()
     decoder = [t for t in trainable.decayed if len(t) == backbone.vocabulary_size]
     assert decoder
     assert any(t.grad is not None and (t.grad.abs().sum(-1) > 0).all() for t in decoder)
-    backbone.reset()
+    backbone.weights.reset()
 
 
 def test_hidden_reads_the_first_token_of_plain_pairs(backbone: Any) -> None:
@@ -230,7 +231,7 @@ def test_memory_stays_flat_over_a_hundred_fits(tiny_checkpoint: Callable[..., Pa
 
     def fit() -> None:
         inputs = backbone.batch(encoded)
-        trainable = backbone.start_training(inputs.input_ids.unique(), ids)
+        trainable = backbone.weights.start(inputs.input_ids.unique(), ids)
         shrink = optimiser.run(
             trainable,
             lambda _: backbone.answer_logits(inputs, ids)[..., 0].sum(),
@@ -238,7 +239,7 @@ def test_memory_stays_flat_over_a_hundred_fits(tiny_checkpoint: Callable[..., Pa
             Settings(1e-4, 2, 4),
             seed=0,
         )
-        backbone.finish_training(shrink)
+        backbone.weights.finish(shrink)
         read_answers(backbone, encoded)
 
     for _ in range(10):

@@ -30,6 +30,8 @@ FAMILIES = (
     "deberta-v2",
     "modernbert",
     "xlm-roberta",
+    "gpt2",
+    "llama",
 )
 ROWS = [Example(t, label="positive") for t in ("a great story", "good film !", "very moving")]
 ROWS += [
@@ -99,7 +101,7 @@ def test_it_learns_its_rows_and_leaves_the_model_as_it_was(candidate, workshop):
 
     assert loss(learner.scores(ROWS)) < loss(untrained.scores(ROWS)) - 1e-3
     assert weights(workshop) == before
-    assert workshop.backbone.changes() == {}
+    assert workshop.backbone.weights.changes() == {}
     model = workshop.backbone._model  # type: ignore[attr-defined]
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 

@@ -82,7 +82,7 @@ def tiny(request: pytest.FixtureRequest) -> Any:
     import torch
     import transformers
 
-    from autoprompt.models.masked import MaskedBackbone
+    from autoprompt.models.masked import hold_masked
 
     tokenizer, family = {
         "word_piece": (word_piece, "Bert"),
@@ -105,7 +105,7 @@ def tiny(request: pytest.FixtureRequest) -> Any:
         for name, weights in model.named_parameters():
             if "LayerNorm" not in name:
                 torch.nn.init.normal_(weights, std=0.3)
-    return MaskedBackbone(model, built, name="tiny", revision="0", device="cpu", precision="fp32")
+    return hold_masked(model, built, name="tiny", revision="0", device="cpu", precision="fp32")
 
 
 def word_piece() -> Any:

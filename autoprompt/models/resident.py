@@ -1,0 +1,215 @@
+"""A pretrained language model in memory, of any family. Knows inputs and states, not prompts.
+
+Only what an answer needs is computed: the trunk, the head's transform at the read positions, and
+the decoder rows of the label words; never [B, T, V]. What families differ in (how a prompt is laid
+out, where the head is) comes from the family's file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from autoprompt.models import prefix
+from autoprompt.models.backbone import ModelError
+from autoprompt.models.heads import Head
+from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate
+from autoprompt.models.weights import ResidentWeights
+from autoprompt.text.template import Piece
+
+# Few-shot texts are short, and attention over more costs quadratically; also BERT's own limit.
+LONGEST = 512
+# oneDNN compiles bf16 kernels for each shape it meets and keeps them: padded to every length, 100
+# short trials took 5 % more memory and several times the CPU.
+BF16_MULTIPLE = 8
+
+
+class Resident:
+    """A resident model (see `Backbone`). Always in eval mode: no dropout, repeatable."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        encoder: PromptEncoder,
+        head: Head | None,
+        name: str,
+        revision: str,
+        device: str,
+        precision: str,
+        advice: str,
+    ) -> None:
+        self.name, self.revision = name, revision
+        self.device, self.precision = device, precision
+        self._exact = False
+        self._advice = advice  # which models to use instead
+        if self.precision == "bf16" and self.device == "cpu":
+            # torch's fused attention is seven times slower backwards in bf16 on a CPU.
+            model.set_attn_implementation("eager")
+        if head is None:
+            raise ModelError(
+                f"model: {name!r} ({model.config.model_type}) keeps its language-model head in a "
+                f"place autoprompt does not know; {advice}"
+            )
+        self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+        self._trunk = model.base_model
+        self._tokenizer, self._encoder, self._transform = tokenizer, encoder, head.transform
+        self.hidden_size = int(model.config.hidden_size)
+        self.max_length, self.reads_onwards = encoder.max_length, encoder.reads_onwards
+        self.opening = encoder.opening
+        takes = inspect.signature(self._trunk.forward).parameters
+        types = int(getattr(model.config, "type_vocab_size", 0) or 0)
+        self._segments = "token_type_ids" in takes and types > 1
+        self._first_position = first_position(model) if "position_ids" in takes else None
+        self._fixed = {"use_cache": False} if "use_cache" in takes else {}
+        self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.weights = ResidentWeights(self._model, head, self._pad_id, name)
+        self.vocabulary_size = self.weights.vocabulary_size
+        self.embedding_size = self.weights.embedding_size
+        self._check_head()
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    def encode(
+        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+    ) -> Encoded:
+        """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it, and
+        leave `reserve` positions free."""
+        return self._encoder.encode(pieces, masks, lead, reserve)
+
+    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
+        """Lay out one text or a pair without a prompt; reads the first token."""
+        return self._encoder.encode_plain(text, text_b)
+
+    def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
+        """Pad rows to one batch on the model's device."""
+        reduced = self.precision == "bf16" and not self._exact
+        return collate(
+            rows,
+            self._pad_id,
+            segments=self._segments,
+            multiple=BF16_MULTIPLE if reduced else 1,
+            longest=self.max_length,
+        ).to(self.device)
+
+    def prefix_shape(self) -> tuple[int, int, int]:
+        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
+        probe = self.batch([self.encode_plain("a")])
+        with torch.no_grad(), prefix.put(self._model, None) as calls:
+            self.hidden(probe)
+        if calls.shape is None:
+            raise ModelError(
+                f"model: {self.name!r} ({self._model.config.model_type}) has an attention of its "
+                "own, which takes no prefix; use another model, or prompt_tuning"
+            )
+        return calls.count, *calls.shape
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings of token ids: [...] to fp32 [..., E]."""
+        return self.weights.embeddings.rows(ids)
+
+    def hidden(self, inputs: ModelInputs) -> torch.Tensor:
+        """Last hidden states [B, T, d], fp32 or the autocast type."""
+        embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
+        more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
+        if inputs.offset and self._first_position is not None:
+            places = torch.arange(embedded.shape[1], device=embedded.device)
+            more["position_ids"] = (places + inputs.offset + self._first_position).unsqueeze(0)
+        seen = nullcontext() if inputs.prefix is None else prefix.put(self._model, inputs.prefix)
+        with self._autocast(), seen:
+            outputs = self._trunk(
+                inputs_embeds=embedded,
+                attention_mask=inputs.attention_mask,
+                **more,
+                **self._fixed,
+            )
+        return outputs[0]
+
+    def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
+        hidden = self.hidden(inputs)
+        index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        with self._autocast():
+            states = self._transform(hidden.gather(1, index))  # [B, M, d] to [B, M, E]
+        return states.float()
+
+    def word_logits(self, states: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
+        """Raw logits of some words: [..., E] and [W] to fp32 [..., W]."""
+        logits = states @ self.weights.decoder.rows(word_ids).T
+        bias = self.weights.bias
+        return logits if bias is None else logits + bias.rows(word_ids)
+
+    def vocabulary_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Raw logits of all words: [..., E] to fp32 [..., V]."""
+        logits = self.weights.decoder.products(states)
+        bias = self.weights.bias
+        return logits if bias is None else logits + bias.entries()
+
+    def answer_logits(self, inputs: ModelInputs, word_ids: torch.Tensor) -> torch.Tensor:
+        """Raw logits of some words at the read positions: fp32 [B, M, W]."""
+        return self.word_logits(self.answer_states(inputs), word_ids)
+
+    def vocabulary_log_probs(self, inputs: ModelInputs) -> torch.Tensor:
+        """Log-probabilities of all words at the read positions: fp32 [B, M, V]."""
+        return self.vocabulary_logits(self.answer_states(inputs)).log_softmax(-1)
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Within it the model computes in fp32, whatever its precision.
+
+        bf16 answers depend in the third digit on the rows that share a batch; fp32 ones do not.
+        """
+        before, self._exact = self._exact, True
+        try:
+            yield
+        finally:
+            self._exact = before
+
+    def _autocast(self) -> Any:
+        # Weights stay fp32 (the master copy that AdamW updates); products are made in bf16.
+        kind = "cuda" if self.device.startswith("cuda") else "cpu"
+        enabled = self.precision == "bf16" and not self._exact
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
+
+    def _check_head(self) -> None:
+        """Compare the short way to an answer with the model's own, so that no head is guessed."""
+        word = Piece("words", "a", shortenable=True)
+        end = Piece("words", "a")
+        rows = [self.encode([word, Piece("mask")]), self.encode([word, word, Piece("mask"), end])]
+        inputs = self.batch(rows)
+        types = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
+        with torch.no_grad(), self.exactly():
+            whole = self._model(
+                input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **types
+            ).logits
+            index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, whole.shape[-1])
+            short = self.vocabulary_logits(self.answer_states(inputs))
+        if not torch.allclose(short, whole.gather(1, index).float(), rtol=1e-3, atol=1e-3):
+            raise ModelError(
+                f"model: {self.name!r} ({self._model.config.model_type}) answers differently from "
+                f"its label-word rows alone; {self._advice}"
+            )
+
+
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Tokens a row may have: the position table (less RoBERTa's offset), the tokenizer, LONGEST."""
+    positions = int(getattr(model.config, "max_position_embeddings", LONGEST) or LONGEST)
+    positions -= first_position(model)
+    return min(positions, int(tokenizer.model_max_length), LONGEST)
+
+
+def first_position(model: Any) -> int:
+    """The first token's position: RoBERTa's table begins with padding's row."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings"):
+            offset = getattr(module, "padding_idx", None)
+            return 0 if offset is None else offset + 1
+    return 0

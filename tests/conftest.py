@@ -15,6 +15,7 @@ SENTENCE = (
 )
 WORDS = SENTENCE.split()
 CAUSAL = ("gpt2", "llama")
+SEQ2SEQ = ("t5", "bart")
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -53,7 +54,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 
 def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+    )
 
     tokenizer = _tokenizer(family)
     values = dict(SMALL) | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
@@ -62,6 +68,17 @@ def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
         names |= {"num_attention_heads": "n_head", "max_position_embeddings": "n_positions"}
         values = {names.get(name, name): value for name, value in values.items()}
         values |= {"n_inner": values.pop("intermediate_size")}
+    if family in SEQ2SEQ:
+        values["decoder_start_token_id"] = tokenizer.pad_token_id
+        del values["num_hidden_layers"], values["intermediate_size"]
+    if family == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+        values |= sizes | {"initializer_factor": 1.0}
+    if family == "bart":
+        sizes = {"d_model": 32, "init_std": values["initializer_range"], "scale_embedding": True}
+        for side in ("encoder", "decoder"):
+            sizes |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 48}
+        values |= sizes
     if family == "llama":
         values["num_key_value_heads"] = 2
     if family == "distilbert":
@@ -81,7 +98,9 @@ def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
             values[f"{name}_token_id"] = tokenizer.cls_token_id
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(values | changes))
-    kind = AutoModelForCausalLM if family in CAUSAL else AutoModelForMaskedLM
+    kind: Any = AutoModelForCausalLM if family in CAUSAL else AutoModelForMaskedLM
+    if family in SEQ2SEQ:
+        kind = AutoModelForSeq2SeqLM
     kind.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -92,6 +111,7 @@ def _tokenizer(family: str) -> Any:
         BertTokenizer,
         GPT2Tokenizer,
         RobertaTokenizer,
+        T5Tokenizer,
         XLMRobertaTokenizer,
     )
 
@@ -100,7 +120,11 @@ def _tokenizer(family: str) -> Any:
         return GPT2Tokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
     if family == "llama":
         return _with_first_token()
-    if family in ("roberta", "modernbert"):
+    if family == "t5":
+        return T5Tokenizer(
+            vocab=_unigrams(["<pad>", "</s>", "<unk>"]), extra_ids=4, model_max_length=64
+        )
+    if family in ("roberta", "modernbert", "bart"):
         vocabulary, merges = _byte_pairs()
         return RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=64)
     if family == "xlm-roberta":

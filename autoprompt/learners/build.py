@@ -100,8 +100,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
             f"{', '.join(task.labels)}; give words for exactly these, in this order"
         )
     backbone = workshop.backbone
-    # A causal model is read at one place, so at one token.
-    multi_token = "refuse" if backbone.reads_onwards else workshop.multi_token
+    multi_token = "refuse" if backbone.one_token else workshop.multi_token
     words = check_words(verbalizer, backbone.tokenizer, multi_token)
     trainable = candidate.get("trainable", "none")
     if trainable not in TRAINABLE:

@@ -70,6 +70,7 @@ class Backbone(Protocol):
     embedding_size: int  # of the input embeddings; in ALBERT and ELECTRA not the hidden size
     vocabulary_size: int
     reads_onwards: bool  # a causal model: the answer comes last, and no text behind it is read
+    one_token: bool  # label words of several tokens cannot be read
     opening: int  # tokens of its own before a text
 
     @property

@@ -19,7 +19,7 @@ def load_causal(name: str, *, device: str, precision: str, revision: str | None 
     return Resident(
         model,
         tokenizer,
-        encoder=PromptEncoder(tokenizer, longest_input(model, tokenizer), reads_onwards=True),
+        encoder=PromptEncoder(tokenizer, longest_input(model, tokenizer), kind="causal"),
         head=bare_head(model),
         name=name,
         revision=found,

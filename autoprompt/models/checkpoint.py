@@ -18,9 +18,9 @@ CONNECT_SECONDS = 3.0
 
 
 def checkpoint_kind(name: str, revision: str | None = None) -> str:
-    """`masked` or `causal`, as the configuration of ``builtin``, a folder, or a hub name says.
+    """`masked`, `causal` or `seq2seq`, by the configuration of a folder or hub name.
 
-    `ModelError` when there is none such, or when it is neither.
+    `ModelError` when there is none such, or when it is none of these.
     """
     if name == BUILTIN:
         return "masked"
@@ -89,7 +89,12 @@ def _read_config(name: str, source: str, options: dict[str, Any]) -> Any:
 def _read_folder_or_hub(name: str, revision: str | None, kind: str) -> tuple[Any, Any, str]:
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSeq2SeqLM,
+        AutoTokenizer,
+    )
 
     folder = Path(name).expanduser()
     source, options = _source(name, revision)
@@ -100,10 +105,14 @@ def _read_folder_or_hub(name: str, revision: str | None, kind: str) -> tuple[Any
             f"model: {name!r} ({config.model_type}) is a {found} LM, but a {kind} one is asked "
             f"for; give a {kind} LM"
         )
-    reader: Any = AutoModelForMaskedLM if kind == "masked" else AutoModelForCausalLM
+    readers: dict[str, Any] = {
+        "masked": AutoModelForMaskedLM,
+        "causal": AutoModelForCausalLM,
+        "seq2seq": AutoModelForSeq2SeqLM,
+    }
     with quietly():
         try:
-            model, report = reader.from_pretrained(
+            model, report = readers[kind].from_pretrained(
                 source,
                 config=config,
                 dtype=torch.float32,
@@ -135,6 +144,7 @@ def _kind(name: str, config: Any) -> str:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     )
 
     family = config.model_type
@@ -144,10 +154,11 @@ def _kind(name: str, config: Any) -> str:
             return "masked"
         if family in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             return "causal"
-    form = "an encoder-decoder" if config.is_encoder_decoder else "another kind of model"
+    elif family in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "seq2seq"
     raise ModelError(
-        f"model: {name!r} ({family}) is neither a masked nor a causal LM but {form}; use a masked "
-        "LM such as 'builtin' or FacebookAI/roberta-base"
+        f"model: {name!r} ({family}) is no masked, causal or encoder-decoder LM; use a masked LM "
+        "such as 'builtin' or FacebookAI/roberta-base"
     )
 
 

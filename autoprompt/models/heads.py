@@ -30,6 +30,18 @@ def bare_head(model: Any) -> Head | None:
     return Head(lambda states: states, decoder.weight, getattr(decoder, "bias", None))
 
 
+def decoder_head(model: Any) -> Head | None:
+    """The head of an encoder-decoder, or None when no known place has one."""
+    decoder = model.get_output_embeddings()
+    if decoder is None:
+        return None
+    # T5 before version 1.1 scales what its tied decoder reads; BART adds a bias that is a buffer.
+    scaled = bool(getattr(model.config, "scale_decoder_outputs", False))
+    scale = model.config.d_model**-0.5 if scaled else 1.0
+    bias = getattr(model, "final_logits_bias", None)
+    return Head(lambda states: states * scale, decoder.weight, None if bias is None else bias[0])
+
+
 def find_head(model: Any) -> Head | None:
     """The head of a masked LM, or None when no known place has one."""
     for place in (_bert, _roberta, _albert, _electra, _distilbert, _deberta, _modernbert):

@@ -27,13 +27,15 @@ class InputError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One row: `ids` and `segments` of equal length, `masks` the positions to read, `soft` the
-    positions whose ids stand for learned vectors, `reserve` how many more tokens it will get."""
+    positions whose ids stand for learned vectors, `reserve` how many more tokens it will get,
+    `decoder` what an encoder-decoder's decoder reads, in which `masks` count then."""
 
     ids: tuple[int, ...]
     segments: tuple[int, ...]
     masks: tuple[int, ...]
     soft: tuple[int, ...] = ()
     reserve: int = 0
+    decoder: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ class ModelInputs:
     input_ids [B, T], attention_mask [B, T], token_type_ids [B, T] or None, mask_positions [B, M],
     soft [B, P] or None: the soft slots; all int64. embeds [B, T, E]: what is read instead of the
     ids' embeddings, None where nothing is. prefix [L, 2, P, H, D]: keys and values before those of
-    every layer. offset: positions that are taken before the row's first.
+    every layer. offset: positions that are taken before the row's first. decoder_ids [B, D] or
+    None: what a decoder reads, in which mask_positions count then.
     """
 
     input_ids: torch.Tensor
@@ -54,6 +57,7 @@ class ModelInputs:
     embeds: torch.Tensor | None = None
     prefix: torch.Tensor | None = None
     offset: int = 0
+    decoder_ids: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """The same batch on a device."""
@@ -94,7 +98,12 @@ def collate(
             types[index, :length] = torch.tensor(row.segments, dtype=torch.int64)
     positions = torch.tensor([row.masks for row in rows], dtype=torch.int64)  # [B, M]
     soft = torch.tensor([row.soft for row in rows], dtype=torch.int64) if rows[0].soft else None
-    return ModelInputs(ids, attention, types, positions, soft)
+    decoder = None
+    if rows[0].decoder:
+        decoder = torch.full((len(rows), max(len(row.decoder) for row in rows)), pad_id)
+        for index, row in enumerate(rows):
+            decoder[index, : len(row.decoder)] = torch.tensor(row.decoder)
+    return ModelInputs(ids, attention, types, positions, soft, decoder_ids=decoder)
 
 
 Stretch = tuple[tuple[int, ...], tuple[int, ...]]  # ids, segments
@@ -157,14 +166,27 @@ def _find(ids: list[int], word: list[int], start: int) -> int:
 class PromptEncoder:
     """Rendered pieces to rows of one tokenizer, cut to `max_length`; texts are tokenised once.
 
-    reads_onwards: of a causal model. Its rows end where the mask would stand, and it is the last
-    token that is read; soft tokens from behind the mask come before it.
+    kind: `masked`; `causal`: rows end where the mask would stand, and the last token is read (soft
+    tokens from behind the mask come before it); `sentinel` (T5): `mask_id` stands at the gap, and
+    the decoder is read behind that same id; `denoising` (BART): the decoder reads the row again,
+    one place later, without soft tokens, and is read where the mask is. `start_id`: the decoder's
+    first.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, reads_onwards: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        *,
+        kind: str = "masked",
+        mask_id: int | None = None,
+        start_id: int = 0,
+    ) -> None:
         self._tokenizer = tokenizer
-        self.reads_onwards = reads_onwards
-        self._mask_id = 0 if reads_onwards else int(tokenizer.mask_token_id)
+        self._kind, self._start_id = kind, start_id
+        self._mask_id = int((tokenizer.mask_token_id or 0) if mask_id is None else mask_id)
+        self.reads_onwards = kind == "causal"
+        self.one_token = kind in ("causal", "sentinel")
         # What stands at a soft slot is never read; it only has to be an id.
         self._slot_id = int(tokenizer.pad_token_id or 0)
         self._special = special_tokens(tokenizer)
@@ -194,16 +216,18 @@ class PromptEncoder:
             else:
                 ids = self._tokenise(replace(piece, shortenable=False))
                 sides[-1].append(TokenPiece("words", ids, piece.shortenable))
+        if self.one_token and masks > 1:
+            raise InputError(
+                f"words: this kind of model ({self._kind}) reads one token, not {masks}; set "
+                "words.multi_token=refuse or give words of one token"
+            )
         if self.reads_onwards:
-            return self._onwards(sides, masks, lead, reserve)
+            return self._onwards(sides, lead, reserve)
         # A separator that opens or ends the prompt leaves an empty side: one side is meant.
         return self._frame([side for side in sides if side] or [[]], lead, reserve)
 
-    def _onwards(
-        self, sides: Sequence[Sequence[TokenPiece]], masks: int, lead: int, reserve: int
-    ) -> Encoded:
-        """One side that ends before the mask; `InputError` for a text behind it or a word of
-        several tokens."""
+    def _onwards(self, sides: Sequence[Sequence[TokenPiece]], lead: int, reserve: int) -> Encoded:
+        """One side that ends before the mask; `InputError` for a text behind it."""
         pieces = [piece for side in sides for piece in side]
         at = next((n for n, piece in enumerate(pieces) if piece.kind == "mask"), len(pieces))
         behind = pieces[at + 1 :]
@@ -212,23 +236,18 @@ class PromptEncoder:
                 "template: a text stands behind {mask}, where a causal model never reads it; put "
                 "{mask} behind every text"
             )
-        if masks > 1:
-            raise InputError(
-                f"words: a causal model reads one token, not {masks}; set words.multi_token=refuse "
-                "or give words of one token"
-            )
         kept = [*pieces[:at], *(piece for piece in behind if piece.kind == "soft")]
         return self._frame([kept], lead, reserve)
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
         """The tokenizer's own format of one text or a pair, no mask; reads the first token, or the
-        last where the model reads onwards."""
+        last where the tokenizer puts none first."""
         sides = [
             [TokenPiece("words", self._tokenise(Piece("words", words.strip())), True)]
             for words in ((text,) if text_b is None else (text, text_b))
         ]
         framed = self._frame(sides)
-        read = len(framed.ids) - 1 if self.reads_onwards else 0
+        read = len(framed.ids) - 1 if self.one_token else 0
         return Encoded(framed.ids, framed.segments, (read,))
 
     def _frame(
@@ -261,4 +280,11 @@ class PromptEncoder:
                     "template: nothing stands before {mask}; put words or a text there"
                 )
             masks = [len(ids) - 1]
-        return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft), reserve)
+        decoder: tuple[int, ...] = ()
+        if self._kind == "sentinel":
+            decoder, masks = (self._start_id, self._mask_id), [1]
+        elif self._kind == "denoising":
+            hard = [place for place in range(len(ids)) if place not in set(soft)]
+            decoder = (self._start_id, *(ids[place] for place in hard[:-1]))
+            masks = [hard.index(place) for place in masks]
+        return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft), reserve, decoder)

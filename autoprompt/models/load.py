@@ -14,6 +14,8 @@ def load_model(name: str, *, device: str, precision: str, revision: str | None =
     """Load ``builtin``, a folder, or a model of the hub; `ModelError` says why it cannot serve."""
     from autoprompt.models.causal import load_causal
     from autoprompt.models.masked import load_masked
+    from autoprompt.models.seq2seq import load_seq2seq
 
-    load = {"masked": load_masked, "causal": load_causal}[checkpoint_kind(name, revision)]
+    loaders = {"masked": load_masked, "causal": load_causal, "seq2seq": load_seq2seq}
+    load = loaders[checkpoint_kind(name, revision)]
     return load(name, device=device, precision=precision, revision=revision)

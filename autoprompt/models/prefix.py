@@ -8,7 +8,7 @@ n-th layer's prefix; ALBERT, with one attention module for all layers, needs no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -48,11 +48,13 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    position_bias: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention [B, T, H, D] of queries [B, H, T, D] over the prefix and the row.
 
-    attention_mask: boolean [B, 1, T, T] or None; every query sees the whole prefix.
+    attention_mask: boolean [B, 1, T, T] or None; every query sees the whole prefix. position_bias:
+    T5's, [1, H, T, T]; a prefix has no position, so no bias.
     """
     calls = _calls.get()
     prefix = None if calls is None else calls.take(key)
@@ -66,6 +68,10 @@ def attention(
         rows, columns = query.shape[2], key.shape[2]
         places = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
         attention_mask = places.tril(columns - rows)
+    if position_bias is not None:
+        bias = functional.pad(position_bias, (key.shape[2] - position_bias.shape[3], 0))
+        low = torch.finfo(bias.dtype).min
+        attention_mask = bias if attention_mask is None else bias.where(attention_mask, low)
     if key.shape[1] != query.shape[1]:  # grouped queries share keys and values
         times = query.shape[1] // key.shape[1]
         key, value = (part.repeat_interleave(times, dim=1) for part in (key, value))
@@ -88,8 +94,10 @@ def _eager(
     """The same in plain products: torch's fused attention is slow in bf16 on a CPU, backwards."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = (query * scale) @ key.transpose(2, 3)
-    if mask is not None:
+    if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
     return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
@@ -98,15 +106,18 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def put(model: Any, key_values: torch.Tensor | None) -> Iterator[Calls]:
-    """Within it the model's attention sees `key_values` [L, 2, P, H, D] before every row."""
-    config = model.config
-    before = config._attn_implementation
+def put(configs: Iterable[Any], key_values: torch.Tensor | None) -> Iterator[Calls]:
+    """Within it the attention of a model with these configurations sees `key_values`
+    [L, 2, P, H, D] before every row. In an encoder-decoder L counts the encoder's layers, then the
+    decoder's, two for each: its own attention and that to the encoder."""
+    before = [(config, config._attn_implementation) for config in configs]
     calls = Calls(key_values)
     token = _calls.set(calls)
-    config._attn_implementation = NAME
+    for config, _ in before:
+        config._attn_implementation = NAME
     try:
         yield calls
     finally:
-        config._attn_implementation = before
+        for config, implementation in before:
+            config._attn_implementation = implementation
         _calls.reset(token)

@@ -43,6 +43,7 @@ class Resident:
         device: str,
         precision: str,
         advice: str,
+        decodes: bool = False,
     ) -> None:
         self.name, self.revision = name, revision
         self.device, self.precision = device, precision
@@ -57,11 +58,15 @@ class Resident:
                 f"place autoprompt does not know; {advice}"
             )
         self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
-        self._trunk = model.base_model
+        self._trunk = model.get_encoder() if decodes else model.base_model
+        self._decoder = model.get_decoder() if decodes else None
+        # T5 has a configuration each for encoder and decoder.
+        self._configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+        self._scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))
         self._tokenizer, self._encoder, self._transform = tokenizer, encoder, head.transform
         self.hidden_size = int(model.config.hidden_size)
-        self.max_length, self.reads_onwards = encoder.max_length, encoder.reads_onwards
-        self.opening = encoder.opening
+        self.max_length, self.opening = encoder.max_length, encoder.opening
+        self.reads_onwards, self.one_token = encoder.reads_onwards, encoder.one_token
         takes = inspect.signature(self._trunk.forward).parameters
         types = int(getattr(model.config, "type_vocab_size", 0) or 0)
         self._segments = "token_type_ids" in takes and types > 1
@@ -102,9 +107,9 @@ class Resident:
 
     def prefix_shape(self) -> tuple[int, int, int]:
         """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
-        probe = self.batch([self.encode_plain("a")])
-        with torch.no_grad(), prefix.put(self._model, None) as calls:
-            self.hidden(probe)
+        probe = self.batch([self.encode([Piece("words", "a"), Piece("mask")])])
+        with torch.no_grad(), prefix.put(self._configs.values(), None) as calls:
+            self._states(probe, answer=True)
         if calls.shape is None:
             raise ModelError(
                 f"model: {self.name!r} ({self._model.config.model_type}) has an attention of its "
@@ -114,28 +119,46 @@ class Resident:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of token ids: [...] to fp32 [..., E]."""
-        return self.weights.embeddings.rows(ids)
+        rows = self.weights.embeddings.rows(ids)
+        return rows if self._scale == 1.0 else rows * self._scale
 
     def hidden(self, inputs: ModelInputs) -> torch.Tensor:
-        """Last hidden states [B, T, d], fp32 or the autocast type."""
+        """Last hidden states [B, T, d] of the rows, fp32 or the autocast type."""
+        return self._states(inputs, answer=False)
+
+    def _states(self, inputs: ModelInputs, *, answer: bool) -> torch.Tensor:
+        """Last hidden states of the rows, or of what the answer is read from: the decoder's, where
+        there is one."""
         embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
         more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
         if inputs.offset and self._first_position is not None:
             places = torch.arange(embedded.shape[1], device=embedded.device)
             more["position_ids"] = (places + inputs.offset + self._first_position).unsqueeze(0)
-        seen = nullcontext() if inputs.prefix is None else prefix.put(self._model, inputs.prefix)
+        seen = (
+            nullcontext()
+            if inputs.prefix is None
+            else prefix.put(self._configs.values(), inputs.prefix)
+        )
         with self._autocast(), seen:
-            outputs = self._trunk(
+            states = self._trunk(
                 inputs_embeds=embedded,
                 attention_mask=inputs.attention_mask,
                 **more,
                 **self._fixed,
-            )
-        return outputs[0]
+            )[0]
+            if answer and self._decoder is not None:
+                assert inputs.decoder_ids is not None
+                states = self._decoder(
+                    inputs_embeds=self.embed(inputs.decoder_ids),
+                    encoder_hidden_states=states,
+                    encoder_attention_mask=inputs.attention_mask,
+                    use_cache=False,
+                )[0]
+        return states
 
     def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
         """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
-        hidden = self.hidden(inputs)
+        hidden = self._states(inputs, answer=True)
         index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         with self._autocast():
             states = self._transform(hidden.gather(1, index))  # [B, M, d] to [B, M, E]
@@ -187,6 +210,8 @@ class Resident:
         inputs = self.batch(rows)
         types = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
         with torch.no_grad(), self.exactly():
+            if inputs.decoder_ids is not None:
+                types["decoder_input_ids"] = inputs.decoder_ids
             whole = self._model(
                 input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **types
             ).logits

@@ -156,6 +156,8 @@ class Chooser:
         added = torch.full_like(ahead, settings.length) if what != "length" else ahead
         read = inputs.mask_positions  # [B, M]
         shift = torch.where(read >= last, added.unsqueeze(1), ahead.unsqueeze(1))
+        if inputs.decoder_ids is not None:
+            shift = torch.zeros_like(shift)  # the decoder is read, and nothing moves there
         real = inputs.attention_mask.sum(dim=1) + settings.length - behind
         places = torch.arange(tokens.shape[1], device=text.device)
         types = inputs.token_type_ids

@@ -135,8 +135,9 @@ def build_pools(
     backbone = workshop.backbone
     deadline = None if seconds is None else time.monotonic() + seconds
     onwards = backbone.reads_onwards
-    if onwards:
+    if backbone.one_token:
         multi_token = "refuse"
+    if onwards:
         for source in asked.templates:
             if not ends_with_mask(read_template(source)):
                 raise TemplateError(
@@ -172,7 +173,7 @@ def build_pools(
             "--words: no label name is a word of this model's vocabulary and none was found in "
             'the texts; give one word per label with --words "label=word"'
         )
-    if not asked.only_templates and not onwards:  # infilling needs a mask to fill
+    if not asked.only_templates and not backbone.one_token:  # infilling fills several gaps
         say("proposing templates by infilling")
         guide = Verbalizer.from_json(words[0][0])
         for proposal in propose_templates(

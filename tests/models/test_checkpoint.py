@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from autoprompt.models.backbone import ModelError
-from autoprompt.models.checkpoint import folder_digest, read_checkpoint
+from autoprompt.models.checkpoint import checkpoint_kind, folder_digest, read_checkpoint
 from autoprompt.models.masked import load_masked
 
 
@@ -75,12 +75,23 @@ def test_half_precision_checkpoints_are_computed_in_full(
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "t5", "bart"])
-def test_other_kinds_of_models_are_no_masked_lm(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "form"), [("gpt2", "causal"), ("t5", "seq2seq"), ("bart", "seq2seq")]
+)
+def test_other_kinds_of_models_are_no_masked_lm(kind: str, form: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     AutoConfig.for_model(kind).save_pretrained(tmp_path)
-    assert "not a masked LM" in refused(tmp_path)
+    assert f"is a {form} LM, but a masked one is asked for" in refused(tmp_path)
+    assert checkpoint_kind(str(tmp_path)) == form
+
+
+def test_a_model_that_writes_no_words_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("wav2vec2").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no masked, causal or encoder-decoder LM"):
+        checkpoint_kind(str(tmp_path))
 
 
 def test_a_decoder_bert_is_no_masked_lm(
@@ -92,7 +103,7 @@ def test_a_decoder_bert_is_no_masked_lm(
     config = AutoConfig.from_pretrained(folder)
     config.is_decoder = True
     config.save_pretrained(folder)
-    assert "not a masked LM" in refused(folder)
+    assert "is a causal LM, but a masked one is asked for" in refused(folder)
 
 
 def test_a_tokenizer_without_mask_is_refused(

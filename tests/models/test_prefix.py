@@ -77,7 +77,7 @@ def test_it_equals_past_keys_and_values(backbone: Any, inputs: Any) -> None:
 
 
 def test_no_prefix_is_the_model_as_it_is(backbone: Any, inputs: Any) -> None:
-    with prefix.put(backbone._model, None) as calls:
+    with prefix.put([backbone._model.config], None) as calls:
         through = states(backbone, inputs)
     assert calls.count == 2
     torch.testing.assert_close(through, states(backbone, inputs), rtol=0, atol=1e-6)

@@ -32,6 +32,8 @@ FAMILIES = (
     "xlm-roberta",
     "gpt2",
     "llama",
+    "t5",
+    "bart",
 )
 ROWS = [Example(t, label="positive") for t in ("a great story", "good film !", "very moving")]
 ROWS += [

@@ -1,0 +1,37 @@
+"""Causal models and encoder-decoders through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import toy
+
+WORDS = 'space.words=["bad=bad; good=good"]'
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+def test_from_search_to_prediction(
+    family: str, toy_data: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+):
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    methods = 'space.method=["zero_shot", "hard", "dynamic"]'
+    presets = ("--preset", "full", "dynamic", "--trials", 4)
+    toy.search(toy_data, run, tiny_checkpoint(family), *presets, methods, WORDS)
+    board = toy.board(run)
+    assert {row["state"] for row in board if row["method"] == "fine_tuning"} == {"complete"}
+    assert toy.command("export", run, bundle).code == 0
+    said = toy.command("predict", bundle, toy_data, "--device", "cpu")
+    assert said.code == 0, said.err
+    assert len(said.out.splitlines()) == 24
+
+
+def test_a_text_behind_the_mask_is_refused_by_a_causal_model(
+    toy_data: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+):
+    own = ("--template", "{mask}: {text}", "--trials", 2)
+    model = ("--model", tiny_checkpoint("gpt2"), "--out", tmp_path / "run")
+    said = toy.command("search", toy_data, *model, *toy.TINY, *own)
+    assert said.code == 2
+    assert "put {mask} behind every text" in said.err

@@ -175,12 +175,13 @@ def export(
     run: Run,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="New folder.")],
     trial: Annotated[int | None, typer.Option(help="A trial or baseline (the winner).")] = None,
+    peft: Annotated[bool, typer.Option("--peft", help="Also an adapter for PEFT.")] = False,
 ) -> None:
     """Write the winner, or another trial, as a folder ready to use."""
     from autoprompt.search import opened
 
     with opened.open_run(run) as found:
-        row = opened.export(found, bundle, trial)
+        row = opened.export(found, bundle, trial, peft=peft)
     typer.echo(f"{bundle}: trial {row.trial} ({row.method})")
 
 

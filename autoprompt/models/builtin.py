@@ -226,6 +226,7 @@ def builtin_info() -> dict[str, Any]:
         "parameters": 22_744_506,
         "vocabulary": 30_522,
         "layers": 6,
+        "heads": 12,
         "hidden_size": 384,
         "longest_input": 512,
         "language": "English, lower-cased",

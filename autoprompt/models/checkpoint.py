@@ -24,8 +24,15 @@ def checkpoint_kind(name: str, revision: str | None = None) -> str:
     """
     if name == BUILTIN:
         return "masked"
-    source, options = _source(name, revision)
-    return _kind(name, _read_config(name, source, options))
+    return checkpoint_config(name, revision)[1]
+
+
+def checkpoint_config(name: str, revision: str | None = None) -> tuple[Any, str]:
+    """The configuration of a folder or hub name, and its kind as `checkpoint_kind` tells it."""
+    if Path(name).expanduser().is_dir():
+        revision = None  # of a folder's files, not of a repository
+    config = _read_config(name, *_source(name, revision))
+    return config, _kind(name, config)
 
 
 def read_checkpoint(

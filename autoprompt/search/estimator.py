@@ -183,13 +183,14 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             run.task.label_ids(found.examples)
             return examine(run, found)
 
-    def export(self, bundle: str | Path, trial: int | None = None) -> Path:
-        """Write the winner (or another trial) as a folder for `autoprompt.load`."""
+    def export(self, bundle: str | Path, trial: int | None = None, *, peft: bool = False) -> Path:
+        """Write the winner (or another trial) as a folder for `autoprompt.load`; with `peft` its
+        learned prompt as an adapter of PEFT too."""
         from autoprompt.search.opened import export, open_run
 
         check_is_fitted(self, "classes_")
         with open_run(self.run_) as run:
-            export(run, Path(bundle), trial)
+            export(run, Path(bundle), trial, peft=peft)
         return Path(bundle)
 
     @property

@@ -111,10 +111,11 @@ def leaderboard(run: OpenRun) -> list[Row]:
     return rows(run.store, run.study)
 
 
-def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
+def export(run: OpenRun, bundle: Path, trial: int | None, *, peft: bool = False) -> Row:
     """Write a bundle folder: a copy of the winner's, or `trial` trained on all labelled rows.
 
-    Raises RunError when `bundle` exists or nothing is complete.
+    peft: also its learned prompt as an adapter of PEFT. Raises RunError when `bundle` exists or
+    nothing is complete, BundleError where PEFT has no form for the prompt.
     """
     if bundle.exists() and (not bundle.is_dir() or any(bundle.iterdir())):
         raise RunError(f"BUNDLE {bundle}: exists already; name a new folder")
@@ -128,8 +129,14 @@ def export(run: OpenRun, bundle: Path, trial: int | None) -> Row:
             raise RunError(f"--trial {trial}: no trial of this run with a score; known: {known}")
     if chosen is None:
         raise RunError(f"export {run.folder.path}: no trial is complete yet; run the search first")
+    if peft:
+        from autoprompt.learners.adapter import check_adapter, write_adapter
+
+        check_adapter({"method": chosen.method} | dict(chosen.settings), chosen.template or "")
     with writing("BUNDLE", bundle):
         _export(run, bundle, chosen)
+        if peft:
+            write_adapter(bundle)
     return chosen
 
 

@@ -47,13 +47,16 @@ def needs_encoder(candidate: Candidate) -> bool:
     return candidate["method"] == "embeddings"
 
 
-def baselines(kind: str, labels: Sequence[str]) -> tuple[Candidate, ...]:
-    """The candidates every study is compared with: fixed beforehand, never searched."""
+def baselines(kind: str, labels: Sequence[str], *, onwards: bool = False) -> tuple[Candidate, ...]:
+    """The candidates every study is compared with: fixed beforehand, never searched.
+
+    onwards: for a causal model, whose template ends with the mask.
+    """
     words = manual.words(labels)[0].to_json()
     values: dict[str, dict[str, str | int | float]] = {
         "fine_tuning": dict(FINE_TUNING),
         "zero_shot": {
-            "template": manual.default_template(kind),
+            "template": manual.default_template(kind, onwards=onwards),
             "words": words,
             "trainable": "none",
             "calibration": "prior",

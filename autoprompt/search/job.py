@@ -28,6 +28,7 @@ from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
 from autoprompt.search.prepare import (
     Prepared,
+    fitting,
     freeze,
     known_study,
     open_space,
@@ -114,6 +115,7 @@ def _run(
     )
     versions = studies.versions(workshop)
     startup = _startup(workshop, clock)
+    space = fitting(space, prepared.task, workshop, len(prepared.rows), listener.say)
     record, pools, space = freeze(
         prepared, store, record, workshop, asked, space, versions, listener.say, clock
     )
@@ -139,7 +141,11 @@ def _run(
     def compete(seconds: float | None) -> None:
         run_baselines(
             bench,
-            baselines(prepared.task.kind, prepared.task.labels),
+            baselines(
+                prepared.task.kind,
+                prepared.task.labels,
+                onwards=workshop.backbone.reads_onwards,
+            ),
             confirm_blocks=config.confirm.blocks,
             seconds=seconds,
             told=listener.told,

@@ -30,6 +30,7 @@ from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunError, RunFolder
 from autoprompt.search.settings import Options, Settings, from_manifest, resolve
 from search_spaces import presets
+from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, Dimension, SpaceError
 from search_spaces.space import Space
 from storage.records import StudyRecord
@@ -189,6 +190,34 @@ def slotless(space: Space) -> tuple[str, ...]:
         for method, names in active.items()
         if TEMPLATE in names and "prompt_position" not in names
     )
+
+
+def fitting(
+    space: Space, task: Task, workshop: Any, rows: int, say: Callable[[str], None]
+) -> Space:
+    """The space without methods whose prompt the model cannot take, each told in a line.
+
+    `ModelError` where none is left. The model decides, so a continued run finds the same.
+    """
+    from autoprompt.learners.build import LEARNED_PROMPTS
+    from autoprompt.learners.probe import unfit
+    from autoprompt.models.backbone import ModelError
+
+    reasons = {}
+    for method in space.methods:
+        if method in LEARNED_PROMPTS:
+            values = studies.typical(space, method, rows)
+            reason = unfit(Candidate(values), task.kind, workshop.backbone)
+            if reason:
+                reasons[method] = reason
+                say(f"{method}: left out; {reason}")
+    if not reasons:
+        return space
+    left = [method for method in space.methods if method not in reasons]
+    if not left:
+        first = next(iter(reasons.values()))
+        raise ModelError(f"model: {first}")
+    return space.override("method", left if len(left) > 1 else left[0])
 
 
 def preset_texts(space: Space) -> tuple[Space, dict[str, list[str]]]:

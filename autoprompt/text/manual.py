@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from autoprompt.text.template import ends_with_mask, parse
 from autoprompt.text.verbalizer import Verbalizer
 
 _SINGLE = (
@@ -166,9 +167,11 @@ def templates(kind: str) -> tuple[str, ...]:
     return _PAIR if kind == "pair" else _SINGLE
 
 
-def default_template(kind: str) -> str:
-    """The template to begin with."""
-    return templates(kind)[0]
+def default_template(kind: str, *, onwards: bool = False) -> str:
+    """The template to begin with; `onwards`: of a model that reads no text behind the mask."""
+    return next(
+        source for source in templates(kind) if not onwards or ends_with_mask(parse(source))
+    )
 
 
 def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:

@@ -46,6 +46,40 @@ def test_from_search_to_prediction(method: str, toy_data: Path, tiny_model: Path
         assert ours["label"] == theirs["label"]
 
 
+def test_a_prompt_that_the_model_cannot_take_is_left_out(
+    toy_data: Path, tiny_checkpoint, tmp_path: Path
+):
+    model = tiny_checkpoint("deberta-v2")
+    both = ("--preset", "p_tuning_v2", "zero_shot", "--trials", 2)
+    pools = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
+    said = toy.search(toy_data, tmp_path / "run", model, *both, *pools)
+    assert "p_tuning_v2: left out; " in said.err
+    assert {row["method"] for row in toy.board(tmp_path / "run")}.isdisjoint({"p_tuning_v2"})
+    again = toy.search(toy_data, tmp_path / "run", model, *both, *pools)
+    assert "p_tuning_v2: left out; " in again.err
+    alone = ("--preset", "p_tuning_v2", "--trials", 2, "--model", model)
+    said = toy.command("search", toy_data, "--out", tmp_path / "other", *toy.TINY, *alone)
+    assert said.code == 2
+    assert "takes no prefix" in said.err
+
+
+def test_an_adapter_for_peft_comes_with_the_bundle(
+    toy_data: Path, tiny_model: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    places = ("--preset", "prompt_tuning", "--trials", 1, "space.prompt_position=front")
+    pools = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
+    toy.search(toy_data, run, tiny_model, *places, *pools)
+    assert toy.command("export", run, tmp_path / "bundle", "--peft").code == 0
+    assert (tmp_path / "bundle" / "peft" / "adapter_model.safetensors").is_file()
+    baseline = next(row for row in toy.board(run) if row["method"] == "tfidf")
+    refused = ("--trial", baseline["trial"], "--peft")
+    said = toy.command("export", run, tmp_path / "other", *refused)
+    assert said.code == 2
+    assert "no form for method 'tfidf'" in said.err
+    assert not (tmp_path / "other").exists()
+
+
 def test_slots_of_a_template_are_trained(toy_data: Path, tiny_model: Path, tmp_path: Path):
     source = "{soft:2} {text} it {soft:1} was {mask} ."
     run = tmp_path / "run"

@@ -1,0 +1,72 @@
+"""Whether a model can take a learned prompt: tried, not looked up. Trains nothing.
+
+One forward and one backward pass: the answer must move, every trained tensor must get a finite
+gradient that is not zero, and an answer must not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autoprompt import plugins
+from autoprompt.learners.build import LEARNED_PROMPTS
+from autoprompt.text import manual
+from autoprompt.text.placement import slots
+from autoprompt.text.template import parse, render
+from search_spaces.candidate import Candidate
+
+if TYPE_CHECKING:
+    from autoprompt.models.backbone import Backbone
+
+TEXTS = ("a", "it was the first and the last of them")
+LEAST, APART = 1e-7, 1e-3  # of a gradient and a change; of an answer alone and in company
+
+
+def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
+    """Why the model cannot take the candidate's prompt, '' where it can or there is none.
+
+    kind: `single` or `pair`. Template and words need not be there: the task's usual ones are tried.
+    """
+    import torch
+
+    from autoprompt.models.backbone import ModelError
+    from autoprompt.prompts.base import Words
+
+    if candidate.get("method") not in LEARNED_PROMPTS:
+        return ""
+    backbone.weights.reset()
+    method = plugins.find("autoprompt.prompts", str(candidate["method"])).read(candidate.values)
+    placed = method.place(parse(manual.default_template(kind, onwards=backbone.reads_onwards)))
+    second = TEXTS[0] if kind == "pair" else None
+    rows = [
+        backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)
+        for text in TEXTS
+    ]
+    token = torch.tensor(rows[0].ids[-1])
+    words = Words((), ((int(token),),))
+    try:
+        prompt = method.start(backbone, words, slots(placed.template) + placed.lead, 0)
+    except ModelError as error:
+        return str(error).removeprefix("model: ")
+    with backbone.exactly():
+        states = backbone.answer_states(prompt.insert(backbone.batch(rows), backbone))
+        if not states.requires_grad:
+            return "no gradient reaches the prompt"
+        # any direction but that of a sum or a norm, which normalised states do not change
+        direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+        (states * direction.to(states.device)).sum().backward()
+        gradients = [parameter.grad for parameter in prompt.parameters()]
+        if any(g is None or not g.isfinite().all() for g in gradients):
+            return "no finite gradient reaches the prompt"
+        if max(float(g.abs().max()) for g in gradients if g is not None) < LEAST:
+            return "the gradient of the prompt is zero"
+        finished = prompt.finish()
+        with torch.no_grad():
+            together = backbone.answer_states(finished.insert(backbone.batch(rows), backbone))
+            alone = backbone.answer_states(finished.insert(backbone.batch(rows[:1]), backbone))
+            bare = backbone.answer_states(backbone.batch(rows[:1]))
+    if float((alone - together[:1]).abs().max()) > APART:
+        return "an answer depends on the padding beside it"
+    if float((alone - bare).abs().max()) < LEAST:
+        return "the prompt changes no answer"
+    return ""

@@ -1,0 +1,67 @@
+"""The probe lets pass what works and names what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprompt import plugins
+from autoprompt.learners.probe import unfit
+from autoprompt.models.load import load_model
+from autoprompt.search.study import typical
+from search_spaces import presets
+from search_spaces.candidate import Candidate
+
+METHODS = plugins.names("autoprompt.prompts")
+FAMILIES = ("bert", "roberta", "albert", "modernbert", "deberta-v2", "gpt2", "llama", "t5", "bart")
+
+
+def candidate(method: str) -> Candidate:
+    return Candidate(typical(presets.load(method), method, 32))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["single", "pair"])
+def test_what_works_passes(family: str, kind: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    backbone = load_model(str(tiny_checkpoint(family)), device="cpu", precision="fp32")
+    reasons = {method: unfit(candidate(method), kind, backbone) for method in METHODS}
+    prefixes = {"prefix_tuning", "p_tuning_v2"} if family == "deberta-v2" else set()
+    assert {method for method, reason in reasons.items() if reason} == prefixes, reasons
+    assert all(not p.requires_grad for p in backbone._model.parameters())
+
+
+class Broken:
+    """A backbone that does one thing wrong."""
+
+    def __init__(self, backbone: Any, fault: str) -> None:
+        self._backbone, self._fault = backbone, fault
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def answer_states(self, inputs: Any) -> Any:
+        if self._fault == "deaf":  # reads the ids, not what stands in their place
+            inputs = replace(inputs, embeds=None)
+        states = self._backbone.answer_states(inputs)
+        if self._fault == "padding":
+            states = states + inputs.input_ids.shape[1]
+        return states * float("nan") if self._fault == "nan" else states
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [("padding", "padding beside it"), ("nan", "no finite gradient"), ("deaf", "gradient")],
+)
+def test_faults_are_named(fault: str, named: str, tiny_checkpoint: Callable[..., Path]) -> None:
+    backbone = load_model(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
+    broken: Any = Broken(backbone, fault)
+    assert named in unfit(candidate("prompt_tuning"), "single", broken)
+
+
+def test_methods_without_a_learned_prompt_pass(tiny_checkpoint: Callable[..., Path]) -> None:
+    backbone = load_model(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
+    assert unfit(Candidate({"method": "hard"}), "single", backbone) == ""

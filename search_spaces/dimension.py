@@ -39,7 +39,7 @@ NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
 
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
-    "trainable": ("none", "verbalizer", "prompt", "all"),
+    "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
     "calibration": ("none", "prior"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),
     "prompt_init": ("random", "vocabulary", "text", "label_words"),

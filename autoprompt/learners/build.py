@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LEARNED_PROMPTS = plugins.names("autoprompt.prompts")
 PROMPT_METHODS = ("zero_shot", "soft_verbalizer", "hard", *LEARNED_PROMPTS)
-TRAINABLE = ("none", "verbalizer", "prompt", "all")
+TRAINABLE = ("none", "verbalizer", "prompt", "bias", "all")
 BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
 # Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
 FINE_TUNING = {
@@ -122,10 +122,10 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
 
     method = None
     if candidate["method"] in LEARNED_PROMPTS:
-        if trainable not in ("prompt", "all"):
+        if trainable not in ("prompt", "bias", "all"):
             raise CandidateError(
                 f"trainable: {trainable!r} would not train the prompt of {candidate['method']}; "
-                "set 'prompt' (the model frozen) or 'all'"
+                "set 'prompt' (the model frozen), 'bias' or 'all'"
             )
         read = plugins.find("autoprompt.prompts", str(candidate["method"])).read
         method = read(candidate.values)
@@ -147,7 +147,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         words,
         training=training,
         prior=calibration == "prior",
-        tuned=trainable == "all",
+        tuned=str(trainable) if trainable in ("bias", "all") else "",
         method=method,
     )
 
@@ -156,7 +156,7 @@ def _settings(candidate: Candidate) -> Settings:
     from autoprompt.learners.training import Settings
 
     learned = candidate["method"] in LEARNED_PROMPTS
-    tuned = not learned or candidate.get("trainable") == "all"
+    tuned = not learned or candidate.get("trainable") in ("bias", "all")
     return Settings(
         learning_rate=float(_value(candidate, "learning_rate")) if tuned else 0.0,
         prompt_learning_rate=float(_value(candidate, "prompt_learning_rate")) if learned else 0.0,

@@ -51,6 +51,8 @@ def _prompt(described: Mapping[str, Any]) -> str:
     notes = {
         "verbalizer": "The words are where the trained class vectors in `weights.safetensors` "
         "began; alone they answer less well.",
+        "bias": "The prompt belongs to the tuned biases in `weights.safetensors`; with the "
+        "untuned model it answers less well.",
         "all": "The prompt belongs to the tuned weights in `weights.safetensors`; with the "
         "untuned model it answers less well.",
     }

@@ -30,8 +30,8 @@ WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 
 
 class Prompted:
-    """Zero-shot where `training` is None. Otherwise `tuned` says whether all weights are trained
-    (PET, LM-BFF), and `method`, if there is one, a prompt is, beside them or alone.
+    """Zero-shot where `training` is None. Otherwise `tuned` says which weights are trained: `all`
+    (PET, LM-BFF), `bias`, or none; and `method`, if there is one, a prompt beside them or alone.
 
     `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
     of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
@@ -46,7 +46,7 @@ class Prompted:
         *,
         training: Settings | None,
         prior: bool,
-        tuned: bool = False,
+        tuned: str = "",
         method: Method | None = None,
     ) -> None:
         self.tokens = 0
@@ -128,6 +128,7 @@ class Prompted:
                 torch.tensor(sorted(used)),
                 answers.token_ids,
                 whole_vocabulary=answers.multi_token,
+                biases=self._tuned == "bias",
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())

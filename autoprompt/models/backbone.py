@@ -41,9 +41,15 @@ class Weights(Protocol):
         """Whether they are the pretrained ones."""
 
     def start(
-        self, token_ids: torch.Tensor, word_ids: torch.Tensor, *, whole_vocabulary: bool = False
+        self,
+        token_ids: torch.Tensor,
+        word_ids: torch.Tensor,
+        *,
+        whole_vocabulary: bool = False,
+        biases: bool = False,
     ) -> Trainable:
-        """Make all weights trainable that rows of `token_ids` and answers of `word_ids` reach."""
+        """Make all weights trainable that rows of `token_ids` and answers of `word_ids` reach, or
+        the biases alone."""
 
     def finish(self, shrink: float) -> None:
         """End training; matrix rows out of reach are multiplied by `shrink` (weight decay)."""

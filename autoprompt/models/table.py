@@ -20,7 +20,7 @@ class RowTable:
         self.touched: torch.Tensor | None = None  # sorted ids [U]
         self.values: torch.Tensor | None = None  # [U, E] or [U]
         self.scale = 1.0  # of every other row
-        self._training = False
+        self.training = False
         self._place = torch.full((len(base),), -1, dtype=torch.int64, device=base.device)
 
     def start(self, ids: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ class RowTable:
         self.touch(touched, self.base[touched].clone())
         assert self.values is not None
         self.values.requires_grad_(True)
-        self._training = True
+        self.training = True
         return self.values
 
     def finish(self, scale: float) -> None:
@@ -38,7 +38,7 @@ class RowTable:
         assert self.values is not None
         self.values = self.values.detach()
         self.scale = scale
-        self._training = False
+        self.training = False
 
     def touch(self, ids: torch.Tensor, values: torch.Tensor, scale: float = 1.0) -> None:
         """Let the sorted rows `ids` be `values`, and all others `scale` times the pretrained."""
@@ -50,14 +50,14 @@ class RowTable:
         self._place.fill_(-1)
         self.touched = self.values = None
         self.scale = 1.0
-        self._training = False
+        self.training = False
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows [..., E] of ids [...]; differentiable in training, where all must be trainable."""
         if self.values is None:
             return self._pick(self.base, ids)
         place = self._place[ids]
-        if self._training:
+        if self.training:
             return self._pick(self.values, place)
         found = place >= 0
         rest = self._pick(self.base, ids) * self.scale

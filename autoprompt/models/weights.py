@@ -40,11 +40,17 @@ class ResidentWeights:
         return not self._changed
 
     def start(
-        self, token_ids: torch.Tensor, word_ids: torch.Tensor, *, whole_vocabulary: bool = False
+        self,
+        token_ids: torch.Tensor,
+        word_ids: torch.Tensor,
+        *,
+        whole_vocabulary: bool = False,
+        biases: bool = False,
     ) -> Trainable:
         """Make all weights trainable that rows of `token_ids` and answers of `word_ids` reach.
 
-        `whole_vocabulary` where the loss reads every word's logit. Starts from the pretrained
+        `whole_vocabulary` where the loss reads every word's logit. `biases`: of the body, nothing
+        else (BitFit, Ben Zaken et al. 2022). Starts from the pretrained
         weights. Gradients from reading a row and from answering with it add up where both are tied.
         """
         self.reset()
@@ -52,6 +58,15 @@ class ResidentWeights:
             self._pretrained = [p.detach().clone() for p in self._body.values()]
         self._changed = True
         self.generation += 1
+        if biases:
+            found = [p for name, p in self._body.items() if name.endswith("bias")]
+            if not found:
+                raise ModelError(
+                    f"trainable: 'bias', but {self._name!r} has no biases; set 'prompt' or 'all'"
+                )
+            for parameter in found:
+                parameter.requires_grad_(True)
+            return Trainable((), tuple(found))
         token_ids, word_ids = token_ids.to(self._device), word_ids.to(self._device)
         if whole_vocabulary:
             word_ids = torch.arange(self.vocabulary_size, device=self._device)
@@ -76,10 +91,9 @@ class ResidentWeights:
         for parameter in self._body.values():
             parameter.requires_grad_(False)
             parameter.grad = None
-        for table in {id(t): t for t in (self.embeddings, self.decoder)}.values():
-            table.finish(shrink)
-        if self.bias is not None:
-            self.bias.finish(1.0)
+        for name, table in self._tables().items():
+            if table.training:
+                table.finish(1.0 if name == "decoder_bias" else shrink)
 
     def reset(self) -> None:
         """Restore the pretrained weights, bit by bit, in place."""

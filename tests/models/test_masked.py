@@ -36,6 +36,24 @@ TEXTS = (
 TEMPLATE = parse("{text} It was {mask}.")
 
 
+def test_biases_alone_can_be_trained(tiny_checkpoint: Callable[..., Path]) -> None:
+    backbone = load_masked(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
+    trainable = backbone.weights.start(torch.tensor([5]), torch.tensor([6]), biases=True)
+    assert trainable.decayed == ()
+    backbone.answer_states(backbone.batch(rows(backbone))).sum().backward()
+    with torch.no_grad():
+        for bias in trainable.plain:
+            bias += 0.1
+    backbone.weights.finish(1.0)
+    changed = backbone.weights.changes()
+    assert changed
+    assert all(name.endswith("bias") for name in changed)
+    before = backbone.answer_states(backbone.batch(rows(backbone)))
+    backbone.weights.reset()
+    backbone.weights.apply_changes(changed)
+    assert backbone.answer_states(backbone.batch(rows(backbone))).equal(before)
+
+
 @pytest.fixture(params=FAMILIES)
 def backbone(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Any:
     family, changes = request.param, {}

@@ -133,8 +133,14 @@ def test_a_fit_repeats_exactly_and_another_seed_gives_another_prompt(candidate, 
     assert numpy.abs(fitted(candidate, workshop, seed=1).scores(ROWS) - first).max() > 1e-4
 
 
-def test_it_can_be_trained_beside_all_weights(candidate, workshop, tmp_path):
-    both = candidate.replace(trainable="all", learning_rate=1e-3, prompt_steps=20)
+@pytest.mark.parametrize("trainable", ["bias", "all"])
+def test_it_can_be_trained_beside_weights(trainable, candidate, workshop, tmp_path):
+    both = candidate.replace(trainable=trainable, learning_rate=1e-3, prompt_steps=20)
+    names = list(workshop.backbone.weights._body)  # type: ignore[attr-defined]
+    if trainable == "bias" and not any(name.endswith("bias") for name in names):
+        with pytest.raises(ModelError, match="has no biases"):
+            fitted(both, workshop)
+        return
     learner = fitted(both, workshop)
     found = learner.scores(ROWS)
     alone = fitted(both.replace(learning_rate=1e-9), workshop).scores(ROWS)

@@ -1,0 +1,89 @@
+"""Learned prompts steer a frozen model: from chance to almost always right, in a toy language."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import toy_language
+
+from autoprompt.learners.build import build
+from autoprompt.learners.workshop import Workshop
+from autoprompt.text.verbalizer import Verbalizer
+from search_spaces.candidate import Candidate
+
+BASE: dict[str, Any] = {
+    "template": "{text} it was {mask} .",
+    "words": Verbalizer(
+        (("negative", toy_language.BAD), ("positive", toy_language.GOOD))
+    ).to_json(),
+    "trainable": "prompt",
+    "calibration": "none",
+    "prompt_length": 2,
+    "prompt_steps": 200,
+    "batch_size": 8,
+}
+VECTORS = {"prompt_position": "after_bos", "prompt_init": "vocabulary"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "prompt_tuning": VECTORS | {"prompt_learning_rate": 1e-2},
+    "p_tuning": {
+        "prompt_position": "after_bos",
+        "reparametrisation": "lstm",
+        "prompt_learning_rate": 1e-2,
+    },
+    "prefix_tuning": {
+        "reparametrisation": "mlp",
+        "prompt_width": 32,
+        "prompt_learning_rate": 1e-2,
+    },
+    "p_tuning_v2": {"reparametrisation": "direct", "prompt_learning_rate": 3e-2},
+    "dynamic": VECTORS
+    | {
+        "controller": "adap_ins_vec_pos",
+        "pool_size": 2,
+        "annealing": 1.0,
+        "prompt_learning_rate": 1e-2,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def taught(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[..., Path]
+) -> Callable[[str], Path]:
+    """The folder of a model of a family that knows the language; each is taught once."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"toy_{family}")
+            toy_language.save_model(tiny_checkpoint(family), made[family])
+        return made[family]
+
+    return make
+
+
+def accuracy(candidate: Candidate, workshop: Workshop, seed: int) -> float:
+    learner = build(candidate, toy_language.TASK, workshop)
+    learner.fit(toy_language.rows(32, seed, "second"), seed=seed)
+    test = toy_language.rows(200, 99, "second")
+    gold = numpy.array(toy_language.TASK.label_ids(test))
+    return float((learner.scores(test).argmax(axis=1) == gold).mean())
+
+
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gpt2", "roberta"))]
+)
+def test_from_chance_to_almost_always(
+    family: str, method: str, taught: Callable[[str], Path]
+) -> None:
+    workshop = Workshop(toy_language.TASK, str(taught(family)), "cpu", "fp32")
+    zero_shot = Candidate(BASE | {"method": "zero_shot", "trainable": "none"})
+    assert accuracy(zero_shot, workshop, 0) < 0.65
+    learned = Candidate(BASE | {"method": method} | SETTINGS[method])
+    found = [accuracy(learned, workshop, seed) for seed in range(3)]
+    assert min(found) >= 0.95, found

@@ -70,7 +70,7 @@ def candidate(request: pytest.FixtureRequest, method: str) -> Candidate:
     values |= {"template": "{text} it was {mask} .", "words": WORDS, "prompt_length": 3}
     if "prompt_width" in space.names:
         values["prompt_width"] = 8
-    values |= {"prompt_learning_rate": 3e-2, "prompt_steps": 60, "batch_size": 4}
+    values |= {"prompt_learning_rate": 3e-2, "prompt_steps": 8, "batch_size": 4}
     return Candidate(values)
 
 
@@ -95,7 +95,7 @@ def test_it_learns_its_rows_and_leaves_the_model_as_it_was(candidate, workshop):
         # A drawn position is noise to a random model; test_layout.py has its gradient.
         candidate = candidate.replace(controller="adap_ins_vec", pool_size=2)
     untrained = fitted(candidate.replace(prompt_steps=1), workshop)
-    learner = fitted(candidate, workshop)
+    learner = fitted(candidate.replace(prompt_steps=60), workshop)
     gold = TASK.label_ids(ROWS)
 
     def loss(scores):

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from autoprompt.learners.training import Settings, batches
 from autoprompt.models.inputs import Encoded, collate
-from autoprompt.models.masked import BF16_MULTIPLE
+from autoprompt.models.resident import BF16_MULTIPLE
 
 
 class Watch(TrainerCallback):

@@ -130,6 +130,11 @@ def _read_folder_or_hub(name: str, revision: str | None, kind: str) -> tuple[Any
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(_not_loaded(name, error)) from error
+    if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("vocab.*")):
+        # some classes make up an empty tokenizer where there is none
+        raise ModelError(
+            f"model: {name!r} cannot be loaded (no tokenizer there); check its name and files"
+        )
     _check_complete(name, model, report["missing_keys"])
     if folder.is_dir():
         return model, tokenizer, folder_digest(folder)

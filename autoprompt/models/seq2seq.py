@@ -33,7 +33,7 @@ def load_seq2seq(
             f"model: {name!r} ({model.config.model_type}) marks no gap: its tokenizer has neither "
             f"{SENTINEL} nor a mask token; {ADVICE}"
         )
-    start = model.config.decoder_start_token_id
+    start = getattr(model.config, "decoder_start_token_id", None)
     return Resident(
         model,
         tokenizer,
@@ -42,7 +42,7 @@ def load_seq2seq(
             longest_input(model, tokenizer),
             kind=kind,
             mask_id=int(mask_id),
-            start_id=int(tokenizer.pad_token_id if start is None else start),
+            start_id=int((tokenizer.pad_token_id or 0) if start is None else start),
         ),
         head=decoder_head(model),
         name=name,

@@ -23,7 +23,6 @@ class Answers:
 
     def __init__(self, words: WordIds, device: str) -> None:
         flat = [(label, word) for label, row in enumerate(words.ids) for word in row]
-        self.words = words
         self.multi_token = words.multi_token
         self.lengths = words.lengths if self.multi_token else (1,)
         self.token_ids = torch.tensor([t for _, word in flat for t in word], device=device)

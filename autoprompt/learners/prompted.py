@@ -51,7 +51,7 @@ class Prompted:
     ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
-        self._answers = Answers(words, workshop.backbone.device)
+        self._words, self._answers = words, Answers(words, workshop.backbone.device)
         self._training, self._calibrated = training, prior
         self._tuned, self._method = tuned, method
         self._placed = Placed(template) if method is None else method.place(template)
@@ -156,7 +156,7 @@ class Prompted:
 
     def _start(self, method: Method, seed: int) -> Prompt:
         backbone = self._workshop.backbone
-        words = first_words(backbone, self._template, self._answers.words)
+        words = first_words(backbone, self._template, self._words)
         count = slots(self._placed.template) + self._placed.lead
         return method.start(backbone, words, count, seed)
 

@@ -94,7 +94,8 @@ class Backbone(Protocol):
         leave `reserve` positions free."""
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
-        """Lay out one text or a pair without a prompt; reads the first token."""
+        """Lay out one text or a pair without a prompt; reads its first token, or its last where the
+        tokenizer puts none first."""
 
     def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
         """Pad rows to one batch on the model's device."""

@@ -91,7 +91,8 @@ class Resident:
         return self._encoder.encode(pieces, masks, lead, reserve)
 
     def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
-        """Lay out one text or a pair without a prompt; reads the first token."""
+        """Lay out one text or a pair without a prompt; reads its first token, or its last where the
+        tokenizer puts none first."""
         return self._encoder.encode_plain(text, text_b)
 
     def batch(self, rows: Sequence[Encoded]) -> ModelInputs:

@@ -124,9 +124,8 @@ class Chooser:
 
     def insert(self, inputs: ModelInputs, backbone: Backbone) -> ModelInputs:
         """The batch with the prompt where the controller wants it."""
-        scale = 1.0
         noise = self._noise if self._settings.faithful else None
-        return self._insert(inputs, backbone, scale, noise)
+        return self._insert(inputs, backbone, 1.0, noise)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The vectors and the controller's weights."""

@@ -136,7 +136,11 @@ def export(run: OpenRun, bundle: Path, trial: int | None, *, peft: bool = False)
     with writing("BUNDLE", bundle):
         _export(run, bundle, chosen)
         if peft:
-            write_adapter(bundle)
+            try:
+                write_adapter(bundle)
+            except BaseException:  # the same command must find its folder free
+                shutil.rmtree(bundle, ignore_errors=True)
+                raise
     return chosen
 
 

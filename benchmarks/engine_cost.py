@@ -120,7 +120,7 @@ def engine(stored: int, trials: int) -> dict[str, Any]:
     examples = tuple(Example(f"text number {i}", None, "ab"[i % 2]) for i in range(64))
     task = make_task(examples)
     pools = _pools(task)
-    space = studies.with_pools(presets.load("full"), pools)
+    space = studies.with_pools(presets.load("quick"), pools)
     inside = Meter()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/study.db"

@@ -31,9 +31,9 @@ class Space:
     """Dimensions in order; always well-formed, though template and words may still be open.
 
     A name may come several times under conditions that exclude each other (trainable is `none`
-    for zero_shot, `all` for hard), with at most one of them searched: a sampler accepts only one
-    set of options for a name. Conditions that always hold are removed, so that whatever all
-    methods share is unconditional and falls into the sampler's one joint space.
+    for zero_shot, `all` for hard); those that are searched are equal but for the condition: a
+    sampler accepts only one set of options for a name. Conditions that always hold are removed, so
+    that whatever all methods share is unconditional and falls into the sampler's one joint space.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -105,7 +105,7 @@ class Space:
     def override(self, name: str, spec: object) -> Space:
         """The same space with `name` set to a value, a list, or `{low, high, log}`.
 
-        Conditions are kept. Of several variants the searched one is replaced; where each is
+        Conditions are kept. Of several variants the searched ones are replaced; where each is
         fixed by its method there is nothing to set. `method` and filled dimensions can only be
         narrowed.
         """
@@ -115,21 +115,28 @@ class Space:
             parents = ", ".join(dict.fromkeys(p for d in variants for p, _ in d.when))
             raise SpaceError(f"{name}: {spec!r} cannot be set, it follows from {parents}; set that")
         old = chosen[0]
-        new = dimension(name, spec, old.when)
+        new = dimension(name, spec)
         if name in ("method", "template", "words") and isinstance(old, Choice) and old.options:
             if not isinstance(new, Choice) or not new.options:
                 raise SpaceError(f"{name}: {spec!r} leaves nothing; keep at least one option")
             for option in new.options:
                 if not old.contains(option):
                     raise unknown(name, option, map(str, old.options))
-        return Space(tuple(new if d is old else d for d in self.dimensions))
+        return Space(
+            tuple(
+                # a condition of the spec's own replaces the dimension's
+                dimension(name, spec, d.when) if any(d is e for e in chosen) else d
+                for d in self.dimensions
+            )
+        )
 
     @staticmethod
     def merge(*spaces: Space) -> Space:
         """One space with the methods of all; each dimension holds for the methods it had.
 
-        Equal dimensions are joined. Of two definitions for the same method the later wins; of
-        two different searched definitions the later wins for both.
+        Equal dimensions are joined where their conditions read the same dimensions. Of two
+        definitions for the same method the later wins; of two different searched definitions the
+        later wins for both.
         """
         if not spaces:
             raise SpaceError("space: () is nothing to merge; name at least one preset")
@@ -266,7 +273,7 @@ def _check_variants(dimensions: tuple[Dimension, ...]) -> None:
                 continue
             if not _disjoint(d.when, e.when):
                 raise SpaceError(f"{d.name}: {d} is defined twice for the same case; keep one")
-            if not (d.fixed or e.fixed):
+            if not (d.fixed or e.fixed or replace(d, when=()) == replace(e, when=())):
                 raise SpaceError(f"{d.name}: {d}, and {e}, are both searched; make them equal")
 
 
@@ -295,7 +302,8 @@ def _join(joined: list[Dimension], new: Dimension) -> None:
             rest.append(old)
             continue
         position = min(position, len(rest))
-        if replace(old, when=()) == replace(new, when=()):
+        equal = replace(old, when=()) == replace(new, when=())
+        if equal and dict(old.when).keys() == dict(new.when).keys():
             new = replace(new, when=_unite(old.when, new.when))
             continue
         taken = dict(new.when).get("method", ())
@@ -303,7 +311,7 @@ def _join(joined: list[Dimension], new: Dimension) -> None:
         if not left.get("method", ()):
             continue
         old = replace(old, when=tuple(left.items()))
-        if old.fixed or new.fixed:
+        if old.fixed or new.fixed or equal:
             rest.append(old)
             position = len(rest)
         else:

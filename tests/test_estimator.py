@@ -36,7 +36,7 @@ def make(tiny_model: Path) -> Make:
 
 @pytest.fixture(scope="module")
 def fitted(make: Make) -> PromptSearch:
-    return make(trials=2, preset="full").fit(TEXTS, LABELS)
+    return make(trials=2, preset="quick").fit(TEXTS, LABELS)
 
 
 def test_parameters_are_the_long_options_and_survive_clone(make: Make) -> None:

@@ -29,7 +29,7 @@ PRESETS = (
     "fine_tuning",
     "embeddings",
     "tfidf",
-    "full",
+    "quick",
 )
 
 

@@ -18,7 +18,7 @@ from autoprompt.data.readers import Columns
 from autoprompt.search.folder import RunError
 
 DEFAULT_MINUTES = 10.0
-DEFAULT_PRESETS = ("full",)
+DEFAULT_PRESETS = ("quick",)
 
 
 @dataclass(frozen=True)

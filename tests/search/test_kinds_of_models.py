@@ -17,7 +17,7 @@ def test_from_search_to_prediction(
 ):
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     methods = 'space.method=["zero_shot", "hard", "dynamic"]'
-    presets = ("--preset", "full", "dynamic", "--trials", 4)
+    presets = ("--preset", "full", "--trials", 4)
     toy.search(toy_data, run, tiny_checkpoint(family), *presets, methods, WORDS)
     board = toy.board(run)
     assert {row["state"] for row in board if row["method"] == "fine_tuning"} == {"complete"}

@@ -24,8 +24,23 @@ def test_shipped_presets():
         assert space.methods
         assert set(space.open) <= {"template", "words"}
         assert presets.about(name).endswith(".")
-    full = Space.merge(*(presets.load(name) for name in ("zero_shot", "soft_verbalizer", "hard")))
-    assert presets.load("full") == full
+    quick = Space.merge(*(presets.load(name) for name in ("zero_shot", "soft_verbalizer", "hard")))
+    assert presets.load("quick") == quick
+
+
+def test_full_asks_every_method_as_its_own_preset_does():
+    """Joined, no dimension is lost, gained or narrowed for any method."""
+    full = presets.load("full")
+    assert set(full.methods) == {
+        name
+        for name in presets.names()
+        if set(presets.load(name).open) == {"template", "words"} and name not in ("full", "quick")
+    }
+    for method in full.methods:
+        alone, within = presets.load(method), full.override("method", method)
+        assert {(d.name, str(d), d.when) for d in within.dimensions} == {
+            (d.name, str(d), d.when) for d in alone.dimensions
+        }
 
 
 def test_unknown_preset_suggests():

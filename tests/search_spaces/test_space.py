@@ -50,9 +50,9 @@ def test_search_spaces_needs_no_sampler_and_no_model():
     assert done.stdout.strip() == "[]"
 
 
-def test_joint_space_of_full_holds_more_than_method():
+def test_joint_space_of_quick_holds_more_than_method():
     """TPE with group=True models together what every trial has: method, template and words."""
-    space = filled("full")
+    space = filled("quick")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = TPESampler(multivariate=True, group=True, seed=1, n_startup_trials=5)
@@ -77,7 +77,7 @@ def test_joint_space_of_full_holds_more_than_method():
 
 
 def test_each_method_gets_its_own_values():
-    for candidate in seen(filled("full", "fine_tuning", "tfidf")):
+    for candidate in seen(filled("quick", "fine_tuning", "tfidf")):
         method = candidate["method"]
         assert ("template" in candidate) == (method in ("zero_shot", "soft_verbalizer", "hard"))
         assert ("shrinkage" in candidate) == (method == "soft_verbalizer")
@@ -92,7 +92,7 @@ def test_each_method_gets_its_own_values():
             assert candidate["calibration"] == "none"
             assert candidate["batch_size"] == 8
             assert 2e-5 <= candidate["learning_rate"] <= 3e-4
-    methods = {c["method"] for c in seen(filled("full", "fine_tuning", "tfidf"))}
+    methods = {c["method"] for c in seen(filled("quick", "fine_tuning", "tfidf"))}
     assert methods == {"zero_shot", "soft_verbalizer", "hard", "fine_tuning", "tfidf", "tfidf_nb"}
 
 
@@ -117,7 +117,7 @@ def test_fixed_dimensions_are_never_asked():
 
 
 def test_enqueued_params_give_the_same_candidate():
-    space = filled("full", "fine_tuning")
+    space = filled("quick", "fine_tuning")
     study = optuna.create_study(sampler=RandomSampler(seed=3))
     wanted = seen(space, 30)
     for candidate in wanted:
@@ -133,7 +133,7 @@ def test_enqueued_params_give_the_same_candidate():
 
 
 def test_params_drop_what_is_fixed_or_inactive():
-    space = filled("full")
+    space = filled("quick")
     values = {"method": "zero_shot", "template": "t001", "learning_rate": 1e-4, "trainable": "none"}
     assert space.params(values) == {"method": "zero_shot", "template": "t001"}
 
@@ -151,20 +151,20 @@ def test_params_drop_what_is_fixed_or_inactive():
 )
 def test_params_refuse_what_the_space_does_not_hold(values, parts):
     with pytest.raises(SpaceError) as caught:
-        filled("full").params(values)
+        filled("quick").params(values)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
 def test_override_narrows_and_keeps_conditions():
-    space = filled("full").override("steps", {"low": 10, "high": 90})
+    space = filled("quick").override("steps", {"low": 10, "high": 90})
     assert Integer("steps", 10, 90, when=(("method", ("hard",)),)) in space.dimensions
-    space = filled("full").override("learning_rate", 1e-4)
+    space = filled("quick").override("learning_rate", 1e-4)
     assert {c.get("learning_rate") for c in seen(space)} == {None, 1e-4}
-    hard = filled("full").override("method", "hard")
+    hard = filled("quick").override("method", "hard")
     assert hard.methods == ("hard",)
     assert {c["trainable"] for c in seen(hard, 5)} == {"all"}
     assert all(not d.when for d in hard.dimensions)
-    plain = filled("full").override("calibration", "none")
+    plain = filled("quick").override("calibration", "none")
     assert {c.get("calibration") for c in seen(plain) if c["method"] != "soft_verbalizer"} == {
         "none"
     }
@@ -182,45 +182,57 @@ def test_override_narrows_and_keeps_conditions():
 )
 def test_override_errors(name, spec, parts):
     with pytest.raises(SpaceError) as caught:
-        filled("full").override(name, spec)
+        filled("quick").override(name, spec)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
 def test_open_dimensions_must_be_filled_once():
-    space = presets.load("full")
+    space = presets.load("quick")
     assert space.open == ("template", "words")
     with pytest.raises(SpaceError, match="template"):
         space.check()
     with pytest.raises(SpaceError, match="template"):
         space.suggest(FixedTrial({}))
-    space = filled("full")
+    space = filled("quick")
     space.check()
     with pytest.raises(SpaceError, match="has its options"):
         space.fill("template", ["t001"])
     with pytest.raises(SpaceError, match="at least one"):
-        presets.load("full").fill("words", [])
+        presets.load("quick").fill("words", [])
 
 
 def test_active_follows_fixed_values():
-    space = filled("full")
+    space = filled("quick")
     assert "steps" in space.active({"method": "hard"})
     assert "steps" not in space.active({"method": "zero_shot"})
     assert "steps" in filled("hard").active({})
 
 
+def test_one_searched_dimension_may_depend_on_different_things():
+    """The learning rate of hard prompts always; of P-tuning where the model is tuned too."""
+    space = filled("hard", "p_tuning")
+    for candidate in seen(space, 60):
+        tuned = candidate["method"] == "hard" or candidate["trainable"] == "all"
+        assert ("learning_rate" in candidate) == tuned
+    fixed = space.override("learning_rate", 1e-4)
+    assert {c.get("learning_rate") for c in seen(fixed, 60)} == {None, 1e-4}
+    hard = {"method": "hard", "learning_rate": 1e-4}
+    assert space.params(hard) == hard
+
+
 def test_merge_lets_the_later_definition_win():
     mine = Space((Choice("method", ("hard",)), Real("learning_rate", 1e-6, 1e-5, log=True)))
-    space = Space.merge(presets.load("full"), mine)
+    space = Space.merge(presets.load("quick"), mine)
     when = (("method", ("hard",)),)
     assert Real("learning_rate", 1e-6, 1e-5, True, when) in space.dimensions
     assert [d.name for d in space.dimensions].count("learning_rate") == 1
-    assert Space.merge(presets.load("full"), presets.load("hard")) == presets.load("full")
+    assert Space.merge(presets.load("quick"), presets.load("hard")) == presets.load("quick")
     other = Space((Choice("method", ("fine_tuning",)), Choice("steps", (5, 6))))
     both = Space.merge(presets.load("hard"), other)
     assert Choice("steps", (5, 6)) in both.dimensions  # for both methods, so unconditional
 
 
-@pytest.mark.parametrize("names", [("full",), ("full", "fine_tuning"), ("tfidf", "embeddings")])
+@pytest.mark.parametrize("names", [("quick",), ("quick", "fine_tuning"), ("tfidf", "embeddings")])
 def test_dict_and_digest(names):
     space = filled(*names)
     again = Space.from_dict(space.to_dict())

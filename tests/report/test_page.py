@@ -116,16 +116,16 @@ def test_hostile_words_stay_words(tmp_path):
         labels = (HOSTILE, "b")
         study = create(store, name=HOSTILE, labels=labels, model=HOSTILE,
                        settings={HOSTILE: {HOSTILE: HOSTILE}})  # fmt: skip
-        words = {HOSTILE: [HOSTILE], "b": ["{{7919*7919}}"]}
-        add_trial(store, study, template=f"{HOSTILE} {{text}} {{{{7919*7919}}}} {{mask}}", words=words,
+        words = {HOSTILE: [HOSTILE], "b": ["{{97*89}}"]}
+        add_trial(store, study, template=f"{HOSTILE} {{text}} {{{{97*89}}}} {{mask}}", words=words,
                   search=[0.5, 0.6], confirm=[0.5, 0.6])  # fmt: skip
         add_trial(store, study, method=HOSTILE, settings={"n": 1}, state="failed", error=HOSTILE)
         html = write_report(store, study, tmp_path / "r.html").read_text(encoding="utf-8")
     page = Page(html)
     assert not {"script", "img"} & {tag for tag, _ in page.tags}
     assert page.text.count(HOSTILE) >= 6
-    assert "{{7919*7919}}" in page.text
-    assert "62710561" not in page.text
+    assert "{{97*89}}" in page.text
+    assert "8633" not in page.text
 
 
 @pytest.mark.parametrize("trials", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -311,6 +312,12 @@ def _usage(error: Any) -> int:
     return _fail(f"{error.format_message()} (see autoprompt --help)", 2)
 
 
+def _unread() -> int:
+    """The reader of stdout has enough (`| head`): what is buffered must not be written at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def run(arguments: list[str]) -> int:
     """Run one command line; return the exit code. Every expected failure is one line on stderr."""
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException
@@ -318,12 +325,12 @@ def run(arguments: list[str]) -> int:
         if "search" in arguments[:1]:
             arguments = spread_values(arguments)
         result = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()  # a reader that is gone is found out here, not at the exit
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted; the same command continues", _INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+        return _unread()
     except OSError as error:
         where = f"{error.filename}: " if error.filename else "disk: "
         reason = (error.strerror or str(error)).lower()
@@ -339,6 +346,8 @@ def run(arguments: list[str]) -> int:
             return _usage(error)
         code = getattr(error, "exit_code", None)
         if code is None:
+            if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+                return _unread()  # click's way to end there
             raise
         if isinstance(error, Exception):
             return _fail(str(error), code)

@@ -6,7 +6,7 @@ import errno
 import os
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,11 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold RUN's operating-system lock. The kernel drops it when the process dies.
 
-        Raises RunBusy when another process has it or the folder cannot be written, then or later.
+        A folder made for it goes again where an error left nothing in it. Raises RunBusy when another process has it or the folder cannot be written, then or later.
         """
         import filelock
 
+        fresh = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / ".lock", timeout=0)
@@ -129,6 +130,10 @@ class RunFolder:
             with writing("--out", self.path):
                 yield
         finally:
+            with suppress(OSError):  # must not hide why it ends
+                if fresh and [file.name for file in self.path.iterdir()] == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
             lock.release()
 
     def write(

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from launched import autoprompt, check_refused, everything, studies
-from toy import rows, write_csv
+from launched import autoprompt, check_refused, everything, start
+from toy import command, rows, write_csv
 
 GOOD = "text,label\na great film,good\na dull film,bad\na good story,good\na bad story,bad\n"
 #: File content (None = no file), and what the message must name.
@@ -33,10 +33,9 @@ def test_search_refuses(case: str, tmp_path: Path) -> None:
     content, named = UNFIT[case]
     if content is not None:
         (tmp_path / "given.csv").write_bytes(content)
-    said = autoprompt("search", "given.csv", "--out", "run", "--trials", "3", cwd=tmp_path)
-    check_refused(said, 3, *named)
-    assert studies(tmp_path / "run" / "study.db") == []
-    assert not (tmp_path / "run" / "run.toml").exists()
+    given, run = tmp_path / "given.csv", tmp_path / "run"
+    check_refused(command("search", given, "--out", run, "--trials", "3"), 3, *named)
+    assert not run.exists()
 
 
 def test_unlabelled_single_texts_beside_pairs_are_refused(tmp_path: Path) -> None:
@@ -82,3 +81,15 @@ def test_predict_names_the_line(finished: Path, tmp_path: Path) -> None:
     said = autoprompt("predict", "bundle", "new.jsonl", "-o", "out.csv", cwd=tmp_path)
     check_refused(said, 3, "new.jsonl", "line 2")
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_reader_that_has_enough_ends_predict_quietly(finished: Path, tmp_path: Path) -> None:
+    """As with `predict BUNDLE FILE | head -1`: more lines than a pipe holds, nobody reads them."""
+    (tmp_path / "long.csv").write_text("text\n" + "a fine film\n" * 8000, encoding="utf-8")
+    with start("predict", finished / "bundle", "long.csv", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith('{"label"')
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from launched import GIVEN, autoprompt, check_refused, everything, studies
-from toy import TINY, rows, write_csv
+from toy import TINY, command, rows, write_csv
 
 TEMPLATE = "{text} it was {mask} ."
 EARLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -41,12 +41,17 @@ EARLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", EARLY)
-def test_refused_before_there_is_a_database(case: str, data: Path, tmp_path: Path) -> None:
+def test_refused_before_there_is_anything(case: str, data: Path, tmp_path: Path) -> None:
     arguments, named = EARLY[case]
-    said = autoprompt("search", data, "--out", "run", *arguments, cwd=tmp_path)
-    check_refused(said, 2, *named)
-    assert not (tmp_path / "run" / "study.db").exists()
-    assert not (tmp_path / "run" / "run.toml").exists()
+    check_refused(command("search", data, "--out", tmp_path / "run", *arguments), 2, *named)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refusal_leaves_a_folder_that_was_there(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    said = autoprompt("search", data, "--out", "run", "--trials", "0", cwd=tmp_path)
+    check_refused(said, 2, "trials", "0", "greater")
+    assert (tmp_path / "run").is_dir()
 
 
 def test_configuration_file_names_its_unknown_key(data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from autoprompt.models import prefix
+from autoprompt.models import layers, prefix
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.heads import Head
 from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate
@@ -61,6 +61,7 @@ class Resident:
         self._trunk = model.get_encoder() if decodes else model.base_model
         self._decoder = model.get_decoder() if decodes else None
         self._attentions = prefix.attentions(model)
+        self._layers = layers.find(self._trunk)
         self._scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))
         self._tokenizer, self._encoder, self._transform = tokenizer, encoder, head.transform
         self.hidden_size = int(model.config.hidden_size)
@@ -127,6 +128,21 @@ class Resident:
             raise refusal
         return calls.count, *calls.shape
 
+    def layer_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """What enters each layer of the trunk, an encoder-decoder's encoder: [L, B, T, d]."""
+        seen: list[torch.Tensor] = []
+        with layers.watched(self._layers, seen):
+            self._states(inputs, answer=False)
+        shape = (*inputs.input_ids.shape, self.hidden_size)
+        count = getattr(self._trunk.config, "num_hidden_layers", None)
+        if len(seen) != count or any(states.shape != shape for states in seen):
+            raise ModelError(
+                f"model: {self.name!r} ({self._model.config.model_type}) keeps its layers in a "
+                "place autoprompt does not know, so nothing can be put between them; use another "
+                "model, or prompt_tuning"
+            )
+        return torch.stack(seen)
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of token ids: [...] to fp32 [..., E]."""
         rows = self.weights.embeddings.rows(ids)
@@ -147,7 +163,8 @@ class Resident:
         seen = (
             nullcontext() if inputs.prefix is None else prefix.put(self._attentions, inputs.prefix)
         )
-        with self._autocast(), seen:
+        deep = nullcontext() if inputs.deep is None else layers.overwritten(self._layers, inputs)
+        with self._autocast(), seen, deep:
             states = self._trunk(
                 inputs_embeds=embedded,
                 attention_mask=inputs.attention_mask,

@@ -27,7 +27,6 @@ FAMILIES = (
     "distilbert",
     "albert",
     "electra",
-    "deberta",
     "deberta-v2",
     "modernbert",
     "xlm-roberta",

@@ -40,14 +40,18 @@ def answers(backbone: Any, prompt: Any, template: Any, texts: tuple[str, ...], l
         return backbone.answer_states(prompt.insert(backbone.batch(rows), backbone))
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(
+    ("position", "source"),
+    [(position, "{text} it was {mask} .") for position in POSITIONS]
+    + [("front", "{soft:1} {text} it {soft:2} was {mask} .")],
+)
 def test_it_equals_a_loop_through_the_layers(
-    position: str, tiny_checkpoint: Callable[..., Path]
+    position: str, source: str, tiny_checkpoint: Callable[..., Path]
 ) -> None:
     """Jia et al. 2022, equations 4 to 6: of a layer's output only the words' rows are kept."""
     backbone = loaded("bert", tiny_checkpoint, num_hidden_layers=4)
     vectors, states = drawn(LENGTH, 32), drawn(3, LENGTH, 32, seed=1)
-    placed = place(parse("{text} it was {mask} ."), position, LENGTH)
+    placed = place(parse(source), position, LENGTH)
     text = "a dull film !"
     found = answers(backbone, DeepVectors(vectors, states), placed.template, (text,), placed.lead)
 

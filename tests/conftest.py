@@ -87,9 +87,11 @@ def _save(family: str, changes: dict[str, Any], folder: Path) -> None:
         values = {names.get(name, name): value for name, value in values.items()}
     if family in ("albert", "electra"):
         values["embedding_size"] = 16
-    if family == "deberta-v2":
+    if family in ("deberta", "deberta-v2"):
         values |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
-        values |= {"type_vocab_size": 0, "position_biased_input": False, "share_att_key": True}
+        values |= {"type_vocab_size": 0, "position_biased_input": False}
+    if family == "deberta-v2":
+        values |= {"share_att_key": True}
     if family in ("roberta", "xlm-roberta"):
         values["type_vocab_size"] = 1
     if family == "modernbert":

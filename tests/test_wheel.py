@@ -24,6 +24,7 @@ PRESETS = (
     "prompt_tuning",
     "p_tuning",
     "p_tuning_v2",
+    "deep_hidden",
     "dynamic",
     "prefix_tuning",
     "fine_tuning",

@@ -103,6 +103,10 @@ class Backbone(Protocol):
     def prefix_shape(self) -> tuple[int, int, int]:
         """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
 
+    def layer_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """What enters each layer of the trunk, an encoder-decoder's encoder: [L, B, T, d], fp32 or
+        the autocast type; `ModelError` where its layers are not found."""
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of token ids: [...] to fp32 [..., E]."""
 

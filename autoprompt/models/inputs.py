@@ -46,7 +46,8 @@ class ModelInputs:
     soft [B, P] or None: the soft slots; all int64. embeds [B, T, E]: what is read instead of the
     ids' embeddings, None where nothing is. prefix [L, 2, P, H, D]: keys and values before those of
     every layer. offset: positions that are taken before the row's first. decoder_ids [B, D] or
-    None: what a decoder reads, in which mask_positions count then.
+    None: what a decoder reads, in which mask_positions count then. deep [L - 1, P, d]: hidden
+    states that replace those at the soft slots before every layer but the first.
     """
 
     input_ids: torch.Tensor
@@ -58,6 +59,7 @@ class ModelInputs:
     prefix: torch.Tensor | None = None
     offset: int = 0
     decoder_ids: torch.Tensor | None = None
+    deep: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """The same batch on a device."""

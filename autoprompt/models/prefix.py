@@ -2,21 +2,24 @@
 
 One attention function for all families whose attention goes through the interface of
 `transformers`, registered together with its mask function (without that one, padding would be
-attended to in silence). The layers call it in order, so the n-th call of a forward pass takes the
+attended to in silence); DeBERTa's modules, which do not use the interface, are turned to the same
+function one by one. The layers call it in order, so the n-th call of a forward pass takes the
 n-th layer's prefix; ALBERT, with one attention module for all layers, needs no case of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
+
+from autoprompt.models import deberta
 
 NAME = "autoprompt_prefix"
 
@@ -54,7 +57,7 @@ def attention(
     """Attention [B, T, H, D] of queries [B, H, T, D] over the prefix and the row.
 
     attention_mask: boolean [B, 1, T, T] or None; every query sees the whole prefix. position_bias:
-    T5's, [1, H, T, T]; a prefix has no position, so no bias.
+    T5's [1, H, T, T], DeBERTa's [B, H, T, T]; a prefix has no position, so no bias.
     """
     calls = _calls.get()
     prefix = None if calls is None else calls.take(key)
@@ -105,19 +108,46 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
+class Attentions(NamedTuple):
+    """Where a model's attention is turned to ours: the configurations that name it, and modules of
+    an attention of their own with what they run instead."""
+
+    configs: tuple[Any, ...]
+    modules: tuple[tuple[Any, Callable[..., Any]], ...]
+
+
+def attentions(model: Any) -> Attentions:
+    """The attentions of a model; T5 has a configuration each for encoder and decoder."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    owned = ((module, deberta.turned(module, attention)) for module in model.modules())
+    return Attentions(
+        tuple(configs.values()),
+        tuple((module, forward) for module, forward in owned if forward is not None),
+    )
+
+
 @contextmanager
-def put(configs: Iterable[Any], key_values: torch.Tensor | None) -> Iterator[Calls]:
-    """Within it the attention of a model with these configurations sees `key_values`
-    [L, 2, P, H, D] before every row. In an encoder-decoder L counts the encoder's layers, then the
-    decoder's, two for each: its own attention and that to the encoder."""
-    before = [(config, config._attn_implementation) for config in configs]
+def put(where: Attentions, key_values: torch.Tensor | None) -> Iterator[Calls]:
+    """Within it these attentions see `key_values` [L, 2, P, H, D] before every row. In an
+    encoder-decoder L counts the encoder's layers, then the decoder's, two for each: its own
+    attention and that to the encoder."""
+    names = [config._attn_implementation for config in where.configs]
+    # An instance has a forward of its own only where another library has put one.
+    forwards = [vars(module).get("forward") for module, _ in where.modules]
     calls = Calls(key_values)
     token = _calls.set(calls)
-    for config, _ in before:
-        config._attn_implementation = NAME
     try:
+        for config in where.configs:
+            config._attn_implementation = NAME
+        for module, forward in where.modules:
+            module.forward = forward
         yield calls
     finally:
-        for config, implementation in before:
-            config._attn_implementation = implementation
+        for config, name in zip(where.configs, names, strict=True):
+            config._attn_implementation = name
+        for (module, _), forward in zip(where.modules, forwards, strict=True):
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = forward
         _calls.reset(token)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from autoprompt.models import prefix
+from autoprompt.models import layers, prefix
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.heads import Head
 from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate
@@ -60,8 +60,8 @@ class Resident:
         self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
         self._trunk = model.get_encoder() if decodes else model.base_model
         self._decoder = model.get_decoder() if decodes else None
-        # T5 has a configuration each for encoder and decoder.
-        self._configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+        self._attentions = prefix.attentions(model)
+        self._layers = layers.find(self._trunk)
         self._scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))
         self._tokenizer, self._encoder, self._transform = tokenizer, encoder, head.transform
         self.hidden_size = int(model.config.hidden_size)
@@ -107,16 +107,41 @@ class Resident:
         ).to(self.device)
 
     def prefix_shape(self) -> tuple[int, int, int]:
-        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
+        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none.
+
+        Tried: without a prefix the answer must be the model's own, so that nothing that its
+        attention does (and another version of transformers may do) is lost in ours.
+        """
         probe = self.batch([self.encode([Piece("words", "a"), Piece("mask")])])
-        with torch.no_grad(), prefix.put(self._configs.values(), None) as calls:
-            self._states(probe, answer=True)
-        if calls.shape is None:
-            raise ModelError(
-                f"model: {self.name!r} ({self._model.config.model_type}) has an attention of its "
-                "own, which takes no prefix; use another model, or prompt_tuning"
-            )
+        refusal = ModelError(
+            f"model: {self.name!r} ({self._model.config.model_type}) has an attention of its own, "
+            "which takes no prefix; use another model, or prompt_tuning"
+        )
+        with torch.no_grad(), self.exactly():
+            own = self._states(probe, answer=True)
+            try:
+                with prefix.put(self._attentions, None) as calls:
+                    ours = self._states(probe, answer=True)
+            except (AttributeError, TypeError, RuntimeError) as error:
+                raise refusal from error
+        if calls.shape is None or not torch.allclose(ours, own, rtol=1e-3, atol=1e-3):
+            raise refusal
         return calls.count, *calls.shape
+
+    def layer_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """What enters each layer of the trunk, an encoder-decoder's encoder: [L, B, T, d]."""
+        seen: list[torch.Tensor] = []
+        with layers.watched(self._layers, seen):
+            self._states(inputs, answer=False)
+        shape = (*inputs.input_ids.shape, self.hidden_size)
+        count = getattr(self._trunk.config, "num_hidden_layers", None)
+        if len(seen) != count or any(states.shape != shape for states in seen):
+            raise ModelError(
+                f"model: {self.name!r} ({self._model.config.model_type}) keeps its layers in a "
+                "place autoprompt does not know, so nothing can be put between them; use another "
+                "model, or prompt_tuning"
+            )
+        return torch.stack(seen)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings of token ids: [...] to fp32 [..., E]."""
@@ -136,11 +161,10 @@ class Resident:
             places = torch.arange(embedded.shape[1], device=embedded.device)
             more["position_ids"] = (places + inputs.offset + self._first_position).unsqueeze(0)
         seen = (
-            nullcontext()
-            if inputs.prefix is None
-            else prefix.put(self._configs.values(), inputs.prefix)
+            nullcontext() if inputs.prefix is None else prefix.put(self._attentions, inputs.prefix)
         )
-        with self._autocast(), seen:
+        deep = nullcontext() if inputs.deep is None else layers.overwritten(self._layers, inputs)
+        with self._autocast(), seen, deep:
             states = self._trunk(
                 inputs_embeds=embedded,
                 attention_mask=inputs.attention_mask,

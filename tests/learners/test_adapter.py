@@ -131,6 +131,11 @@ def test_peft_answers_as_we_do(
             {"controller": "adap_len", "prompt_position": "front", "prompt_init": "random"},
             "no form for method 'dynamic'",
         ),
+        (
+            "deep_hidden",
+            {"prompt_position": "front", "prompt_init": "random"},
+            "no form for method 'deep_hidden'",
+        ),
     ],
 )
 def test_what_peft_has_no_form_for_is_refused(

@@ -85,6 +85,18 @@ CANDIDATES = {
         "weight_decay": 0.0,
         **PROMPT,
     },
+    "deep_hidden": {
+        "trainable": "prompt",
+        "calibration": "none",
+        "prompt_length": 3,
+        "prompt_position": "before_cue",
+        "prompt_init": "vocabulary",
+        "prompt_learning_rate": 3e-2,
+        "prompt_steps": 4,
+        "batch_size": 4,
+        "weight_decay": 0.0,
+        **PROMPT,
+    },
     "dynamic": {
         "trainable": "prompt",
         "calibration": "none",

@@ -29,9 +29,17 @@ def candidate(method: str) -> Candidate:
 def test_what_works_passes(family: str, kind: str, tiny_checkpoint: Callable[..., Path]) -> None:
     backbone = load_model(str(tiny_checkpoint(family)), device="cpu", precision="fp32")
     reasons = {method: unfit(candidate(method), kind, backbone) for method in METHODS}
-    prefixes = {"prefix_tuning", "p_tuning_v2"} if family == "deberta-v2" else set()
-    assert {method for method, reason in reasons.items() if reason} == prefixes, reasons
+    assert not any(reasons.values()), reasons
     assert all(not p.requires_grad for p in backbone._model.parameters())
+
+
+def test_an_attention_that_takes_no_prefix_is_named(tiny_checkpoint: Callable[..., Path]) -> None:
+    folder = tiny_checkpoint("deberta", talking_head=True)
+    backbone = load_model(str(folder), device="cpu", precision="fp32")
+    reasons = {method: unfit(candidate(method), "single", backbone) for method in METHODS}
+    refused = {method for method, reason in reasons.items() if reason}
+    assert refused == {"prefix_tuning", "p_tuning_v2"}
+    assert all("takes no prefix" in reasons[method] for method in refused)
 
 
 class Broken:

@@ -21,9 +21,10 @@ TEXTS = ("a moving story", "the plot was dull , boring and very , very bad", "go
 LENGTH = 5
 
 
-@pytest.fixture(
-    params=("bert", "roberta", "electra", "xlm-roberta", "distilbert", "albert", "modernbert")
-)
+CACHED = ("bert", "roberta", "electra", "xlm-roberta")
+
+
+@pytest.fixture(params=(*CACHED, "distilbert", "albert", "modernbert", "deberta", "deberta-v2"))
 def backbone(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Any:
     return load_masked(str(tiny_checkpoint(request.param)), device="cpu", precision="fp32")
 
@@ -50,7 +51,7 @@ def test_shape_is_that_of_the_model(backbone: Any) -> None:
 
 def test_it_equals_past_keys_and_values(backbone: Any, inputs: Any) -> None:
     family = backbone._model.config.model_type
-    if family in ("distilbert", "albert", "modernbert"):
+    if family not in CACHED:
         pytest.skip(f"{family} has no past keys and values to compare with")
     key_values = drawn(backbone)
     ours = states(backbone, replace(inputs, prefix=key_values, offset=LENGTH))
@@ -77,10 +78,12 @@ def test_it_equals_past_keys_and_values(backbone: Any, inputs: Any) -> None:
 
 
 def test_no_prefix_is_the_model_as_it_is(backbone: Any, inputs: Any) -> None:
-    with prefix.put([backbone._model.config], None) as calls:
+    with prefix.put(backbone._attentions, None) as calls:
         through = states(backbone, inputs)
     assert calls.count == 2
-    torch.testing.assert_close(through, states(backbone, inputs), rtol=0, atol=1e-6)
+    # DeBERTa's own way adds up in another order; tests/models/test_deberta.py is relative
+    close = 1e-5 if "deberta" in backbone._model.config.model_type else 1e-6
+    torch.testing.assert_close(through, states(backbone, inputs), rtol=0, atol=close)
     assert backbone._model.config._attn_implementation != prefix.NAME
 
 

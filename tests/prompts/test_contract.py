@@ -50,21 +50,14 @@ def workshop(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path
     return Workshop(TASK, str(folder), "cpu", "fp32", ROWS)
 
 
-#: Pairs of method and family that do not go together.
-REFUSED = {(method, "deberta-v2") for method in ("prefix_tuning", "p_tuning_v2")}
-
-
 @pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def candidate(request: pytest.FixtureRequest, method: str) -> Candidate:
+def candidate(method: str) -> Candidate:
     """The first option of every dimension of the method's preset, and few steps."""
-    family = request.node.callspec.params["workshop"]
-    if (method, family) in REFUSED and "refused" not in request.node.name:
-        pytest.skip(f"{family} takes no {method}")
     space = presets.load(method)
     values = {d.name: d.options[0] for d in space.dimensions if isinstance(d, Choice) and d.options}
     values |= {"template": "{text} it was {mask} .", "words": WORDS, "prompt_length": 3}
@@ -160,14 +153,6 @@ def test_two_prompts_on_one_model_do_not_disturb_each_other(candidate, workshop)
     fitted(zero_shot, workshop).scores(ROWS)
     numpy.testing.assert_array_equal(one.scores(ROWS), expected[0])
     numpy.testing.assert_array_equal(two.scores(ROWS), expected[1])
-
-
-def test_refused_pairs_say_so(candidate, workshop, method, request):
-    if (method, request.node.callspec.params["workshop"]) in REFUSED:
-        with pytest.raises(ModelError, match="takes no prefix; use"):
-            fitted(candidate, workshop)
-    else:
-        fitted(candidate.replace(prompt_steps=1), workshop)
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "prompt_learning_rate": 1e-2,
     },
     "p_tuning_v2": {"reparametrisation": "direct", "prompt_learning_rate": 3e-2},
+    "deep_hidden": VECTORS | {"prompt_learning_rate": 1e-2},
     "dynamic": VECTORS
     | {
         "controller": "adap_ins_vec_pos",

@@ -49,7 +49,7 @@ def test_from_search_to_prediction(method: str, toy_data: Path, tiny_model: Path
 def test_a_prompt_that_the_model_cannot_take_is_left_out(
     toy_data: Path, tiny_checkpoint, tmp_path: Path
 ):
-    model = tiny_checkpoint("deberta-v2")
+    model = tiny_checkpoint("deberta", talking_head=True)
     both = ("--preset", "p_tuning_v2", "zero_shot", "--trials", 2)
     pools = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
     said = toy.search(toy_data, tmp_path / "run", model, *both, *pools)

@@ -1,0 +1,91 @@
+"""What enters each layer of a trunk: seen, or overwritten at some places. Knows no prompts.
+
+The n-th call of a forward pass is layer n, so ALBERT's one layer, called again and again, needs no
+case of its own. Hooks are there for the forward pass alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprompt.models.inputs import ModelInputs
+
+
+def find(trunk: nn.Module) -> tuple[nn.Module, ...]:
+    """The entries of the trunk's longest list of modules that lies in no other: its layers, in all
+    families known. The caller counts how often they are called before it trusts it."""
+    lists = {name: m for name, m in trunk.named_modules() if isinstance(m, nn.ModuleList)}
+    outer = [
+        tuple(found)
+        for name, found in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
+    ]
+    return max(outer, key=lambda found: len(found), default=())
+
+
+@contextmanager
+def watched(layers: Iterable[nn.Module], into: list[torch.Tensor]) -> Iterator[None]:
+    """Within it what enters the layers of a forward pass, [B, T, d], is put into a list."""
+
+    def visit(_: int, states: torch.Tensor) -> torch.Tensor:
+        into.append(states)
+        return states
+
+    with _visited(layers, visit):
+        yield
+
+
+@contextmanager
+def overwritten(layers: Iterable[nn.Module], inputs: ModelInputs) -> Iterator[None]:
+    """Within it every layer of a forward pass but the first reads `inputs.deep` at the soft slots
+    (Jia et al. 2022, section 3.2, VPT-deep).
+
+    A slot whose state is read as the answer (a causal model's last token, with a prompt at the end)
+    keeps it: overwritten, it would know of the text what one layer can see.
+    """
+    assert inputs.soft is not None, "rows without soft slots"
+    assert inputs.deep is not None, "nothing to put there"
+    slots, deep = inputs.soft.unsqueeze(-1), inputs.deep  # [B, P, 1]
+    kept = torch.zeros_like(slots, dtype=torch.bool)
+    if inputs.decoder_ids is None:
+        kept = (slots == inputs.mask_positions.unsqueeze(1)).any(dim=2, keepdim=True)
+
+    def visit(layer: int, states: torch.Tensor) -> torch.Tensor:
+        if layer == 0:  # reads the embeddings, where the prompt is already
+            return states
+        index = slots.expand(-1, -1, states.shape[-1])  # [B, P, d]
+        vectors = states.gather(1, index).where(kept, deep[layer - 1].to(states.dtype))
+        return states.scatter(1, index, vectors)
+
+    with _visited(layers, visit):
+        yield
+
+
+@contextmanager
+def _visited(
+    layers: Iterable[nn.Module], visit: Callable[[int, torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Within it a layer reads what `visit` makes of its number and of what would enter it. One that
+    is called in an unknown way is left alone and not counted."""
+    calls = count()
+
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (visit(next(calls), args[0]), *args[1:]), kwargs
+        if "hidden_states" in kwargs:
+            states = visit(next(calls), kwargs["hidden_states"])
+            return args, kwargs | {"hidden_states": states}
+        return None
+
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -132,13 +132,19 @@ class Prompted:
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
+        known: dict[int, Sequence[torch.Tensor]] = {}
+        for k, encoded in rows.items():
+            known[k], count = self._workshop.beginnings.hold(encoded)
+            self.tokens += count
 
         def batch_loss(chosen: list[int]) -> torch.Tensor:
             states = {}
             for k, encoded in rows.items():
-                batch = backbone.batch([encoded[index] for index in chosen])
+                parts = [known[k][index] for index in chosen] if known[k] else []
+                batch = backbone.batch([encoded[index] for index in chosen], parts)
                 states[k] = self._states(batch)
                 self.tokens += sum(len(encoded[index].ids) for index in chosen)
+                self.tokens -= sum(part.shape[2] for part in parts)
             return functional.cross_entropy(answers.scores(backbone, states), targets[chosen])
 
         try:

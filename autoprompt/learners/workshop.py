@@ -13,6 +13,7 @@ from autoprompt.text.template import Template, render
 if TYPE_CHECKING:
     import torch
 
+    from autoprompt.learners.beginnings import Beginnings
     from autoprompt.learners.training import Optimiser
     from autoprompt.models.backbone import Backbone
     from autoprompt.models.sentence import SentenceEncoder
@@ -64,6 +65,13 @@ class Workshop:
         from autoprompt.learners.training import Optimiser
 
         return Optimiser()
+
+    @cached_property
+    def beginnings(self) -> Beginnings:
+        """What the pretrained model keeps of texts that stand before a prompt."""
+        from autoprompt.learners.beginnings import Beginnings
+
+        return Beginnings(self.backbone)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:

@@ -97,8 +97,18 @@ class Backbone(Protocol):
         """Lay out one text or a pair without a prompt; reads its first token, or its last where the
         tokenizer puts none first."""
 
-    def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
-        """Pad rows to one batch on the model's device."""
+    def batch(
+        self, rows: Sequence[Encoded], beginnings: Sequence[torch.Tensor] = ()
+    ) -> ModelInputs:
+        """Pad rows to one batch on the model's device, without the first tokens of each whose keys
+        and values are its `beginnings`."""
+
+    def beginning(self, ids: Sequence[int]) -> torch.Tensor:
+        """Keys and values [L, 2, n, H, D] of a row's first tokens, where `reads_in_parts`."""
+
+    @property
+    def reads_in_parts(self) -> bool:
+        """Whether a row can be read behind its `beginning`."""
 
     def prefix_shape(self) -> tuple[int, int, int]:
         """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""

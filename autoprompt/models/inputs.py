@@ -37,6 +37,33 @@ class Encoded:
     reserve: int = 0
     decoder: tuple[int, ...] = ()
 
+    def behind(self, count: int) -> Encoded:
+        """The row without its first tokens, of which none is read or learned."""
+        return replace(
+            self,
+            ids=self.ids[count:],
+            segments=self.segments[count:],
+            masks=tuple(place - count for place in self.masks),
+            soft=tuple(place - count for place in self.soft),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was read before the rows of a batch: key_values [L, 2, B, N, H, D] of every layer,
+    padded on the right, and how many tokens they are of each row, lengths [B]."""
+
+    key_values: torch.Tensor
+    lengths: torch.Tensor
+
+    @property
+    def real(self) -> torch.Tensor:
+        """Which of them are no padding: boolean [B, N]."""
+        import torch
+
+        places = torch.arange(self.key_values.shape[3], device=self.lengths.device)
+        return places < self.lengths.unsqueeze(1)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInputs:
@@ -47,7 +74,9 @@ class ModelInputs:
     ids' embeddings, None where nothing is. prefix [L, 2, P, H, D]: keys and values before those of
     every layer. offset: positions that are taken before the row's first. decoder_ids [B, D] or
     None: what a decoder reads, in which mask_positions count then. deep [L - 1, P, d]: hidden
-    states that replace those at the soft slots before every layer but the first.
+    states that replace those at the soft slots before every layer but the first. past: tokens
+    before the row's first that need not be read again; never beside a prefix, which would change
+    them.
     """
 
     input_ids: torch.Tensor
@@ -60,6 +89,7 @@ class ModelInputs:
     offset: int = 0
     decoder_ids: torch.Tensor | None = None
     deep: torch.Tensor | None = None
+    past: Past | None = None
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """The same batch on a device."""
@@ -106,6 +136,19 @@ def collate(
         for index, row in enumerate(rows):
             decoder[index, : len(row.decoder)] = torch.tensor(row.decoder)
     return ModelInputs(ids, attention, types, positions, soft, decoder_ids=decoder)
+
+
+def pack(beginnings: Sequence[torch.Tensor], multiple: int = 1) -> Past:
+    """Keys and values [L, 2, n, H, D] of each row, padded to a `multiple`."""
+    import torch
+
+    lengths = [part.shape[2] for part in beginnings]
+    layers, two, _, heads, size = beginnings[0].shape
+    longest = -(-max(lengths) // multiple) * multiple
+    packed = beginnings[0].new_zeros(layers, two, len(beginnings), longest, heads, size)
+    for row, (part, length) in enumerate(zip(beginnings, lengths, strict=True)):
+        packed[:, :, row, :length] = part
+    return Past(packed, torch.tensor(lengths, device=packed.device))
 
 
 Stretch = tuple[tuple[int, ...], tuple[int, ...]]  # ids, segments

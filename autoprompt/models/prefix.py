@@ -27,18 +27,20 @@ NAME = "autoprompt_prefix"
 class Calls:
     """The prefix of a forward pass, and how many layers have asked for theirs."""
 
-    def __init__(self, key_values: torch.Tensor | None) -> None:
-        self.key_values = key_values  # [L, 2, P, H, D]
+    def __init__(self, key_values: torch.Tensor | None, real: torch.Tensor | None) -> None:
+        self.key_values = key_values  # [L, 2, P, H, D] or [L, 2, B, P, H, D]
+        self.real = real  # [B, P], boolean: what is no padding of it; None where nothing is
         self.count = 0
         self.shape: tuple[int, int] | None = None  # heads and their size, as last seen
 
     def take(self, key: torch.Tensor) -> torch.Tensor | None:
-        """The next layer's keys and values [2, H, P, D] in the type of `key` [B, H, T, D]."""
+        """The next layer's keys and values [2, H, P, D], or [2, B, H, P, D], in the type of `key`
+        [B, H, T, D]."""
         self.shape = int(key.shape[1]), int(key.shape[3])
         layer, self.count = self.count, self.count + 1
         if self.key_values is None:
             return None
-        return self.key_values[layer].to(key.dtype).transpose(1, 2)
+        return self.key_values[layer].to(key.dtype).transpose(-3, -2)
 
 
 _calls: ContextVar[Calls | None] = ContextVar("calls", default=None)
@@ -56,8 +58,9 @@ def attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention [B, T, H, D] of queries [B, H, T, D] over the prefix and the row.
 
-    attention_mask: boolean [B, 1, T, T] or None; every query sees the whole prefix. position_bias:
-    T5's [1, H, T, T], DeBERTa's [B, H, T, T]; a prefix has no position, so no bias.
+    attention_mask: boolean [B, 1, T, T] or None; every query sees all of a row's prefix that is
+    no padding. position_bias: T5's [1, H, T, T], DeBERTa's [B, H, T, T]; a prefix has no position,
+    so no bias.
     """
     calls = _calls.get()
     prefix = None if calls is None else calls.take(key)
@@ -71,6 +74,10 @@ def attention(
         rows, columns = query.shape[2], key.shape[2]
         places = torch.ones(rows, columns, dtype=torch.bool, device=query.device)
         attention_mask = places.tril(columns - rows)
+    if calls is not None and calls.real is not None:
+        real = functional.pad(calls.real, (0, key.shape[2] - calls.real.shape[1]), value=True)
+        real = real[:, None, None]  # [B, 1, 1, P + T]
+        attention_mask = real if attention_mask is None else attention_mask & real
     if position_bias is not None:
         bias = functional.pad(position_bias, (key.shape[2] - position_bias.shape[3], 0))
         low = torch.finfo(bias.dtype).min
@@ -127,14 +134,17 @@ def attentions(model: Any) -> Attentions:
 
 
 @contextmanager
-def put(where: Attentions, key_values: torch.Tensor | None) -> Iterator[Calls]:
-    """Within it these attentions see `key_values` [L, 2, P, H, D] before every row. In an
-    encoder-decoder L counts the encoder's layers, then the decoder's, two for each: its own
-    attention and that to the encoder."""
+def put(
+    where: Attentions, key_values: torch.Tensor | None, real: torch.Tensor | None = None
+) -> Iterator[Calls]:
+    """Within it these attentions see `key_values` [L, 2, P, H, D] before every row, or before each
+    row its own [L, 2, B, P, H, D], less what is padding by `real` [B, P]. In an encoder-decoder L
+    counts the encoder's layers, then the decoder's, two for each: its own attention and that to the
+    encoder."""
     names = [config._attn_implementation for config in where.configs]
     # An instance has a forward of its own only where another library has put one.
     forwards = [vars(module).get("forward") for module, _ in where.modules]
-    calls = Calls(key_values)
+    calls = Calls(key_values, real)
     token = _calls.set(calls)
     try:
         for config in where.configs:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ import torch
 from autoprompt.models import layers, prefix
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.heads import Head
-from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate
+from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate, pack
 from autoprompt.models.weights import ResidentWeights
 from autoprompt.text.template import Piece
 
@@ -95,16 +98,61 @@ class Resident:
         tokenizer puts none first."""
         return self._encoder.encode_plain(text, text_b)
 
-    def batch(self, rows: Sequence[Encoded]) -> ModelInputs:
-        """Pad rows to one batch on the model's device."""
-        reduced = self.precision == "bf16" and not self._exact
-        return collate(
+    def batch(
+        self, rows: Sequence[Encoded], beginnings: Sequence[torch.Tensor] = ()
+    ) -> ModelInputs:
+        """Pad rows to one batch on the model's device, without the first tokens of each whose keys
+        and values are its `beginnings`."""
+        multiple = BF16_MULTIPLE if self.precision == "bf16" and not self._exact else 1
+        if beginnings:
+            parts = zip(rows, beginnings, strict=True)
+            rows = [row.behind(part.shape[2]) for row, part in parts]
+        inputs = collate(
             rows,
             self._pad_id,
             segments=self._segments,
-            multiple=BF16_MULTIPLE if reduced else 1,
+            multiple=multiple,
             longest=self.max_length,
         ).to(self.device)
+        return replace(inputs, past=pack(beginnings, multiple)) if beginnings else inputs
+
+    def beginning(self, ids: Sequence[int]) -> torch.Tensor:
+        """Keys and values [L, 2, n, H, D] of a row's first tokens, where `reads_in_parts`.
+
+        Computed alone, so that they are the same whatever else is read.
+        """
+        row = torch.tensor([ids], device=self.device)
+        with torch.no_grad(), self._autocast():
+            found = self._trunk(
+                inputs_embeds=self.embed(row), attention_mask=torch.ones_like(row), use_cache=True
+            )
+        cached = found.past_key_values.layers
+        kept = torch.stack([torch.stack((layer.keys[0], layer.values[0])) for layer in cached])
+        return kept.transpose(2, 3)  # from [L, 2, H, n, D]
+
+    @cached_property
+    def reads_in_parts(self) -> bool:
+        """Whether a row can be read behind its `beginning`: tried, not looked up."""
+        if not self.reads_onwards or self._first_position is None or not self._fixed:
+            return False
+        for name in ("sliding_window", "attention_chunk_size"):
+            width = getattr(self._model.config, name, None)
+            if width is not None and width < self.max_length:
+                return False  # a token would not see all before it
+        # one as long as can be, as some models attend to near tokens only
+        texts = (" ".join(ascii_lowercase) + " ") * (self.max_length // 26 + 1), "a b c d"
+        rows = [
+            self.encode([Piece("words", text, shortenable=True), Piece("mask")]) for text in texts
+        ]
+        cut = (len(rows[0].ids) // 2, 1)
+        with torch.no_grad(), self.exactly():
+            whole = self.answer_states(self.batch(rows))
+            try:
+                parts = [self.beginning(row.ids[:n]) for row, n in zip(rows, cut, strict=True)]
+            except (AttributeError, TypeError):  # a cache of another kind than keys and values
+                return False
+            found = self.answer_states(self.batch(rows, parts))
+        return torch.allclose(whole, found, rtol=1e-3, atol=1e-3)
 
     def prefix_shape(self) -> tuple[int, int, int]:
         """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none.
@@ -157,12 +205,18 @@ class Resident:
         there is one."""
         embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
         more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
-        if inputs.offset and self._first_position is not None:
-            places = torch.arange(embedded.shape[1], device=embedded.device)
-            more["position_ids"] = (places + inputs.offset + self._first_position).unsqueeze(0)
-        seen = (
-            nullcontext() if inputs.prefix is None else prefix.put(self._attentions, inputs.prefix)
-        )
+        past = inputs.past
+        seen: AbstractContextManager[Any] = nullcontext()
+        if (inputs.offset or past is not None) and self._first_position is not None:
+            places = torch.arange(embedded.shape[1], device=embedded.device).unsqueeze(0)
+            places = places + (inputs.offset if past is None else past.lengths.unsqueeze(1))
+            # only padding can be beyond the last position
+            more["position_ids"] = places.clamp_max(self.max_length - 1) + self._first_position
+        if past is not None:
+            assert inputs.prefix is None, "keys that a prefix would have changed"
+            seen = prefix.put(self._attentions, past.key_values, past.real)
+        elif inputs.prefix is not None:
+            seen = prefix.put(self._attentions, inputs.prefix)
         deep = nullcontext() if inputs.deep is None else layers.overwritten(self._layers, inputs)
         with self._autocast(), seen, deep:
             states = self._trunk(

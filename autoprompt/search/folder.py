@@ -106,7 +106,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold RUN's operating-system lock. The kernel drops it when the process dies.
 
-        A folder made for it goes again where an error left nothing in it. Raises RunBusy when another process has it or the folder cannot be written, then or later.
+        A folder made for it goes again where an error left nothing in it. Raises RunBusy when
+        another process has it or the folder cannot be written, then or later.
         """
         import filelock
 

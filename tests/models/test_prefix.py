@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from autoprompt.models import prefix
@@ -104,6 +104,21 @@ def test_padding_is_not_attended_to(backbone: Any, inputs: Any) -> None:
         alone = backbone.batch([backbone.encode(render(TEMPLATE, text))])
         single = states(backbone, replace(alone, prefix=key_values, offset=LENGTH))
         torch.testing.assert_close(single[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+def test_without_its_mask_function_padding_would_be_seen(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the test above guards against: transformers says nothing, and masks nothing."""
+    bert: Any = load_masked(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
+    batch = bert.batch([bert.encode(render(TEMPLATE, text)) for text in TEXTS])
+    prefixed = replace(batch, prefix=drawn(bert), offset=LENGTH)
+    right = states(bert, prefixed)
+    monkeypatch.delitem(AttentionMaskInterface._global_mapping, prefix.NAME)
+    apart = (states(bert, prefixed) - right).abs().amax(dim=(1, 2))
+    longest = int(batch.attention_mask.sum(dim=1).argmax())
+    assert apart[longest] < 1e-5
+    assert min(apart[row] for row in range(len(TEXTS)) if row != longest) > 1e-3
 
 
 def test_the_plain_products_equal_the_fused_ones() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache, EncoderDecoderCache
 
 from autoprompt.models.inputs import InputError
 from autoprompt.models.load import load_model
@@ -136,3 +137,38 @@ def test_a_row_reads_alike_alone_and_beside_longer_ones(backbone: Any) -> None:
         torch.testing.assert_close(
             states(backbone, backbone.batch([row]))[0], found, rtol=1e-5, atol=1e-5
         )
+
+
+def test_a_prefix_of_the_decoder_equals_its_own_cache(t5: Any) -> None:
+    """Both of the decoder's attentions; T5 would give past tokens a position, so it gives none."""
+    with torch.no_grad():
+        t5._decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()
+    layers, heads, size = t5.prefix_shape()
+    generator = torch.Generator().manual_seed(0)
+    key_values = torch.randn(layers, 2, LENGTH, heads, size, generator=generator)
+    inputs = t5.batch(rows(t5))
+    prefixed = replace(inputs, prefix=key_values)
+    ours = states(t5, prefixed)
+    count = len(TEXTS)
+    parts = [
+        tuple(part.transpose(0, 1).expand(count, -1, -1, -1) for part in layer)
+        for layer in key_values[2:]  # behind the encoder's: own, cross, own, cross
+    ]
+    with torch.no_grad():
+        asked = {
+            "encoder_hidden_states": t5.hidden(prefixed),
+            "encoder_attention_mask": inputs.attention_mask,
+            "inputs_embeds": t5.embed(inputs.decoder_ids),
+            "use_cache": True,
+        }
+        bare = t5._decoder(**asked)[1].cross_attention_cache.layers
+        cross = [
+            tuple(torch.cat(pair, dim=2) for pair in zip(parts[n], (kept.keys, kept.values)))
+            for n, kept in zip((1, 3), bare, strict=True)
+        ]
+        cache = EncoderDecoderCache(DynamicCache([parts[0], parts[2]]), DynamicCache(cross))
+        assert all(cache.is_updated.values())  # what the encoder said is taken from the cache
+        seen = torch.ones(count, LENGTH, dtype=torch.long)
+        asked["encoder_attention_mask"] = torch.cat([seen, inputs.attention_mask], dim=1)
+        theirs = t5._transform(t5._decoder(**asked, past_key_values=cache)[0])
+    torch.testing.assert_close(ours, theirs[:, [1]], rtol=0, atol=1e-6)

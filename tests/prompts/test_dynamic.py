@@ -77,6 +77,23 @@ def test_a_position_equals_the_fixed_prompt_there(backbone, behind, position):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("behind", range(LENGTH + 1))
+@pytest.mark.parametrize("position", ["front", "after_bos"])
+def test_no_position_moves_the_attention_mask_or_loses_the_mask_token(backbone, behind, position):
+    """Of every layout the attention mask is that of N more real tokens, and what is read is the
+    mask token, N - j places on."""
+    bare_batch = backbone.batch(bare(backbone))
+    prompt = fixed_choice(backbone, settings("adap_pos", prompt_position=position), behind)
+    with torch.no_grad():
+        found = prompt.insert(bare_batch, backbone)
+        mask_token = backbone.embed(torch.tensor(backbone.tokenizer.mask_token_id))
+    ones = torch.ones(len(TEXTS), LENGTH, dtype=torch.int64)
+    assert found.attention_mask.equal(torch.cat([ones, bare_batch.attention_mask], dim=1))
+    assert found.mask_positions.equal(bare_batch.mask_positions + LENGTH - behind)
+    for row, (read_at,) in enumerate(found.mask_positions.tolist()):
+        assert found.embeds[row, read_at].equal(mask_token)
+
+
 @pytest.mark.parametrize("kept", range(LENGTH + 1))
 def test_a_length_equals_the_truly_shorter_prompt(backbone, kept):
     prompt = fixed_choice(backbone, settings("adap_len"), kept)

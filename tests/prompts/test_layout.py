@@ -68,7 +68,8 @@ def test_it_equals_the_sum_over_all_layouts_in_value_and_gradient(seed):
     logits = torch.randn(ROWS, PROMPT + 1, generator=generator, dtype=torch.float64)
     noise = gumbel((ROWS, PROMPT + 1), generator).double()
     pull = torch.randn(ROWS, PROMPT + LENGTH, SIZE, generator=generator, dtype=torch.float64)
-    index = positions(PROMPT, LENGTH, 1, LAST)
+    last = torch.randint(1, LENGTH, (ROWS,), generator=generator)
+    index = positions(PROMPT, LENGTH, 1, last)
     found = []
     for naive in (False, True):
         leaves = [t.clone().requires_grad_(True) for t in (prompt, text, logits)]
@@ -78,7 +79,7 @@ def test_it_equals_the_sum_over_all_layouts_in_value_and_gradient(seed):
             rows = [
                 sum(
                     choice[row, moved]
-                    * layout(leaves[0], leaves[1][row], 1, int(LAST[row]), moved, False)
+                    * layout(leaves[0], leaves[1][row], 1, int(last[row]), moved, False)
                     for moved in range(PROMPT + 1)
                 )
                 for row in range(ROWS)

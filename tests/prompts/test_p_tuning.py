@@ -47,6 +47,43 @@ def test_lstms_equal_the_reference_network(kind, inside):
         torch.testing.assert_close(ours(), expected)
 
 
+def test_the_mlp_equals_the_reference_network():
+    """Specification section 1.2; it works for every length, where the reference's shape is wrong
+    for all but one."""
+    torch.manual_seed(0)
+    ours = Reparametrisation("mlp", 4, 6)
+    state = ours.state_dict()
+    with torch.no_grad():
+        inside = state["embedding.weight"] @ state["mlp.0.weight"].T + state["mlp.0.bias"]
+        expected = inside.clamp_min(0) @ state["mlp.2.weight"].T + state["mlp.2.bias"]
+        torch.testing.assert_close(ours(), expected)
+
+
+def test_the_lama_lstm_is_the_one_of_peft():
+    """The same tensors under PEFT's names give the same pseudo tokens."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    ours = Reparametrisation("lstm_lama", 4, 6)
+    config = peft.PromptEncoderConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=4,
+        token_dim=6,
+        num_transformer_submodules=1,
+        encoder_reparameterization_type="LSTM",
+        encoder_hidden_size=3,
+        encoder_num_layers=2,
+    )
+    theirs = peft.PromptEncoder(config)
+    names = {"lstm": "lstm_head", "mlp": "mlp_head", "embedding": "embedding"}
+    state = {}
+    for name, tensor in ours.state_dict().items():
+        part, _, rest = name.partition(".")
+        state[f"{names[part]}.{rest}"] = tensor
+    theirs.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(), theirs(torch.arange(4)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", REPARAMETRISATIONS)
 def test_what_is_kept_answers_as_the_network_did(kind, backbone):
     placed = place(parse("{text} it was {mask} ."), "before_cue", 3)

@@ -31,9 +31,9 @@ class Space:
     """Dimensions in order; always well-formed, though template and words may still be open.
 
     A name may come several times under conditions that exclude each other (trainable is `none`
-    for zero_shot, `all` for hard), with at most one of them searched: a sampler accepts only one
-    set of options for a name. Conditions that always hold are removed, so that whatever all
-    methods share is unconditional and falls into the sampler's one joint space.
+    for zero_shot, `all` for hard), with at most one of them searched, or all alike: a sampler
+    accepts only one set of options for a name. Conditions that always hold are removed, so that
+    whatever all methods share is unconditional and falls into the sampler's one joint space.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -116,13 +116,14 @@ class Space:
             raise SpaceError(f"{name}: {spec!r} cannot be set, it follows from {parents}; set that")
         old = chosen[0]
         new = dimension(name, spec, old.when)
+        others = {d: replace(new, when=d.when) for d in chosen[1:]}  # searched alike
         if name in ("method", "template", "words") and isinstance(old, Choice) and old.options:
             if not isinstance(new, Choice) or not new.options:
                 raise SpaceError(f"{name}: {spec!r} leaves nothing; keep at least one option")
             for option in new.options:
                 if not old.contains(option):
                     raise unknown(name, option, map(str, old.options))
-        return Space(tuple(new if d is old else d for d in self.dimensions))
+        return Space(tuple(new if d is old else others.get(d, d) for d in self.dimensions))
 
     @staticmethod
     def merge(*spaces: Space) -> Space:
@@ -266,7 +267,7 @@ def _check_variants(dimensions: tuple[Dimension, ...]) -> None:
                 continue
             if not _disjoint(d.when, e.when):
                 raise SpaceError(f"{d.name}: {d} is defined twice for the same case; keep one")
-            if not (d.fixed or e.fixed):
+            if not (d.fixed or e.fixed or replace(d, when=()) == replace(e, when=())):
                 raise SpaceError(f"{d.name}: {d}, and {e}, are both searched; make them equal")
 
 
@@ -295,7 +296,8 @@ def _join(joined: list[Dimension], new: Dimension) -> None:
             rest.append(old)
             continue
         position = min(position, len(rest))
-        if replace(old, when=()) == replace(new, when=()):
+        alike = replace(old, when=()) == replace(new, when=())
+        if alike and dict(old.when).keys() == dict(new.when).keys():
             new = replace(new, when=_unite(old.when, new.when))
             continue
         taken = dict(new.when).get("method", ())
@@ -303,7 +305,7 @@ def _join(joined: list[Dimension], new: Dimension) -> None:
         if not left.get("method", ()):
             continue
         old = replace(old, when=tuple(left.items()))
-        if old.fixed or new.fixed:
+        if old.fixed or new.fixed or alike:
             rest.append(old)
             position = len(rest)
         else:

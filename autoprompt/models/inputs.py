@@ -239,16 +239,16 @@ class PromptEncoder:
         kept = [*pieces[:at], *(piece for piece in behind if piece.kind == "soft")]
         return self._frame([kept], lead, reserve)
 
-    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
+    def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
         """The tokenizer's own format of one text or a pair, no mask; reads the first token, or the
-        last where the tokenizer puts none first."""
+        last where the tokenizer puts none first. `reserve` positions stay free."""
         sides = [
             [TokenPiece("words", self._tokenise(Piece("words", words.strip())), True)]
             for words in ((text,) if text_b is None else (text, text_b))
         ]
-        framed = self._frame(sides)
+        framed = self._frame(sides, reserve=reserve)
         read = len(framed.ids) - 1 if self.one_token else 0
-        return Encoded(framed.ids, framed.segments, (read,))
+        return Encoded(framed.ids, framed.segments, (read,), reserve=reserve)
 
     def _frame(
         self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0, reserve: int = 0

@@ -20,6 +20,7 @@ from autoprompt.learners.build import CandidateError, build
 from autoprompt.learners.bundle import BundleError, load_bundle, save_bundle
 from autoprompt.learners.probe import unfit
 from autoprompt.learners.workshop import Workshop
+from autoprompt.text.truncation import TruncationError
 from search_spaces.candidate import Candidate
 
 FAMILIES = ("bert", "roberta", "albert", "modernbert", "gpt2", "llama", "t5", "bart")
@@ -165,6 +166,8 @@ def test_a_text_longer_than_the_model_reads_is_cut_behind_the_prefix(bert: Works
     assert numpy.isfinite(learner.scores([long])).all()
     kept = learner._encode([long])[0]
     assert len(kept.ids) == bert.backbone.max_length - VALUES["prompt_length"]
+    with pytest.raises(TruncationError, match="prompt_length: 500 leaves no room for a text"):
+        fitted(HEAD.replace(prompt_length=500), bert)
 
 
 def test_a_loaded_bundle_answers_the_same_and_peft_is_refused(

@@ -13,6 +13,7 @@ When = tuple[tuple[str, tuple[Value, ...]], ...]
 
 KINDS: dict[str, type] = {
     "method": str,
+    "readout": str,
     "template": str,
     "words": str,
     "trainable": str,
@@ -39,6 +40,7 @@ NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
 
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
+    "readout": ("verbalizer", "head"),
     "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
     "calibration": ("none", "prior"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),

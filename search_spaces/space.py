@@ -122,13 +122,12 @@ class Space:
             for option in new.options:
                 if not old.contains(option):
                     raise unknown(name, option, map(str, old.options))
-        return Space(
-            tuple(
-                # a condition of the spec's own replaces the dimension's
-                dimension(name, spec, d.when) if any(d is e for e in chosen) else d
-                for d in self.dimensions
-            )
-        )
+        replaced = [replace(new, when=d.when) for d in chosen]
+        if isinstance(spec, Mapping) and "when" in spec:  # one condition for all of them
+            replaced = [dimension(name, spec)]
+        position = self.dimensions.index(old)
+        kept = [d for d in self.dimensions if not any(d is e for e in chosen)]
+        return Space((*kept[:position], *replaced, *kept[position:]))
 
     @staticmethod
     def merge(*spaces: Space) -> Space:

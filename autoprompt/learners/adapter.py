@@ -38,6 +38,11 @@ def check_adapter(settings: Mapping[str, Any], template: str) -> str:
     if method not in TYPES:
         known = ", ".join(TYPES)
         raise BundleError(f"--peft: PEFT has no form for method {method!r}; it has for {known}")
+    if settings.get("readout") == "head":
+        raise BundleError(
+            "--peft: readout 'head', a linear layer on the first token's state itself, where the "
+            "classifiers that PEFT wraps have a pooler or a layer between; export without --peft"
+        )
     if settings.get("trainable") != "prompt":
         raise BundleError(
             f"--peft: trainable {settings.get('trainable')!r} changed the model's weights too, "

@@ -17,10 +17,12 @@ from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     from autoprompt.learners.training import Settings
+    from autoprompt.prompts.key_values import PrefixMethod
 
 LEARNED_PROMPTS = plugins.names("autoprompt.prompts")
 PROMPT_METHODS = ("zero_shot", "soft_verbalizer", "hard", *LEARNED_PROMPTS)
 TRAINABLE = ("none", "verbalizer", "prompt", "bias", "all")
+READOUTS = ("verbalizer", "head")
 BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
 # Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
 FINE_TUNING = {
@@ -71,6 +73,8 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     `TemplateError`, `VerbalizerError`, `ModelError` or `CandidateError` where it cannot be.
     """
     method = str(_value(candidate, "method"))
+    if reads_head(candidate):
+        return _headed(candidate, task, workshop)
     if method in PROMPT_METHODS:
         return _prompted(candidate, task, workshop)
     if method == "fine_tuning":
@@ -91,6 +95,51 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         return Majority(task)
     known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *BASELINES)))
     raise CandidateError(f"method: {method!r} is unknown; choose one of {known}")
+
+
+def reads_head(candidate: Candidate) -> bool:
+    """Whether a learned prompt's answers come from a classification head, not from label words;
+    `CandidateError` for a readout that is neither."""
+    readout = candidate.get("readout", "verbalizer")
+    if readout not in READOUTS:
+        raise CandidateError(
+            f"readout: {readout!r} is unknown; choose one of {', '.join(READOUTS)}"
+        )
+    return readout == "head"
+
+
+def prefix_of(candidate: Candidate) -> PrefixMethod:
+    """The prefix of a candidate with a head; `CandidateError` for one that cannot have it."""
+    from autoprompt.prompts.key_values import PrefixMethod
+
+    name = str(_value(candidate, "method"))
+    method: object = None
+    if name in LEARNED_PROMPTS:
+        method = plugins.find("autoprompt.prompts", name).read(candidate.values)
+    if not isinstance(method, PrefixMethod):
+        raise CandidateError(
+            f"readout: 'head' needs a prefix in every layer, which {name!r} has not; set "
+            "'verbalizer', or use p_tuning_v2 or prefix_tuning"
+        )
+    return method
+
+
+def _headed(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    from autoprompt.learners.head import Head
+
+    method = prefix_of(candidate)
+    if (trainable := candidate.get("trainable", "none")) != "prompt":
+        raise CandidateError(
+            f"trainable: {trainable!r} with readout 'head', which leaves the model frozen; set "
+            "'prompt', or use fine_tuning"
+        )
+    for name, idle in (("template", None), ("words", None), ("calibration", "none")):
+        if (value := candidate.get(name)) not in (None, idle):
+            raise CandidateError(
+                f"{name}: {value!r}, but readout 'head' reads a plain text and no words; leave it "
+                "out, or set readout = 'verbalizer'"
+            )
+    return Head(task, workshop, _settings(candidate), method)
 
 
 def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:

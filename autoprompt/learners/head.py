@@ -1,10 +1,11 @@
-"""Fine-tuning with a classification head: no prompt, the usual way. Knows no template."""
+"""A classification head on a state of the model, which is tuned, or has a learned prefix. Knows no
+template."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy
 import torch
@@ -13,50 +14,63 @@ from torch.nn import functional
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import LearnerError, log_softmax
 from autoprompt.learners.training import Settings
-from autoprompt.models.backbone import Trainable
+from autoprompt.models.backbone import Backbone, Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
+from autoprompt.prompts.base import Fitted, Prompt, Words
+from autoprompt.prompts.key_values import PrefixMethod
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 SPREAD = 0.02  # standard deviation of the new head's weights, as BERT's (Devlin et al. 2019)
+NO_WORDS = Words((), ())  # a plain text has no template, and a prefix begins with no word
+
+
+def read_state(backbone: Backbone, inputs: ModelInputs) -> torch.Tensor:
+    """Last hidden state [B, d] where a plain text is read: of an encoder-decoder, the encoder's."""
+    hidden = backbone.hidden(inputs)
+    index = inputs.mask_positions[:, :1, None].expand(-1, -1, hidden.shape[-1])
+    return hidden.gather(1, index)[:, 0].float()
 
 
 class Head:
-    """Dense layer, tanh and a linear layer on the first token's state, or on the last's where the
-    model reads onwards; all weights are tuned."""
+    """On the first token's state, or on the last's where the model reads onwards.
 
-    def __init__(self, task: Task, workshop: Workshop, training: Settings) -> None:
+    Without a `method`: dense layer, tanh and a linear layer, and all weights are tuned. With one:
+    the model is frozen, a linear layer alone is trained together with the prefix (P-tuning v2, Liu
+    et al. 2022, section 3.3), both at the prompt's rate.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        workshop: Workshop,
+        training: Settings,
+        method: PrefixMethod | None = None,
+    ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._training = task, workshop, training
+        self._method = method
+        self._prompt: Prompt | Fitted | None = None
         self._head: dict[str, torch.Tensor] = {}
         self._generation: int | None = None
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
-        """Tune the model and a fresh head from `seed`."""
+        """Train a fresh head from `seed`, with the model or with a fresh prefix."""
         backbone = self._workshop.backbone
         targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
         rows = self._encode(examples)
-        size, classes = backbone.hidden_size, len(self._task.labels)
-        generator = torch.Generator().manual_seed(seed)
-        head = {
-            "head.dense.weight": torch.randn(size, size, generator=generator) * SPREAD,
-            "head.dense.bias": torch.zeros(size),
-            "head.out.weight": torch.randn(classes, size, generator=generator) * SPREAD,
-            "head.out.bias": torch.zeros(classes),
-        }
-        self._head = {n: t.to(backbone.device).requires_grad_(True) for n, t in head.items()}
-        model = backbone.weights.start(
-            torch.tensor(sorted({token for row in rows for token in row.ids})),
-            torch.zeros(0, dtype=torch.int64),
-        )
-        own = self._head.values()
-        trainable = Trainable(
-            (*model.decayed, *(t for t in own if t.dim() > 1)),
-            (*model.plain, *(t for t in own if t.dim() == 1)),
-        )
+        self._head = self._fresh(seed)
+        prompt = None
+        if self._method is None:
+            trainable = self._tuned(rows)
+        else:
+            backbone.weights.reset()
+            prompt = self._method.start(backbone, NO_WORDS, 0, seed)
+            trainable = Trainable((), (), (*prompt.parameters(), *self._head.values()))
+        self._prompt = prompt
 
         def batch_loss(chosen: list[int]) -> torch.Tensor:
             self.tokens += sum(len(rows[index].ids) for index in chosen)
@@ -70,9 +84,12 @@ class Head:
         except BaseException:
             backbone.weights.reset()
             raise
-        backbone.weights.finish(shrink)
         self._head = {n: t.detach() for n, t in self._head.items()}
-        self._generation = backbone.weights.generation
+        if prompt is not None:
+            self._prompt = prompt.finish()
+        else:
+            backbone.weights.finish(shrink)
+            self._generation = backbone.weights.generation
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
@@ -82,14 +99,16 @@ class Head:
         return log_softmax(read(self._workshop.backbone, rows, self._logits).numpy())
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Write the head and what training changed in the model."""
+        """Write the head, and the prefix or what training changed in the model."""
         from safetensors.torch import save_file
 
         self._check_weights()
-        tensors = self._workshop.backbone.weights.changes() | {
-            n: t.cpu() for n, t in self._head.items()
-        }
-        save_file({n: t.contiguous() for n, t in tensors.items()}, directory / WEIGHTS)
+        head = {n: t.cpu() for n, t in self._head.items()}
+        files = {WEIGHTS: self._workshop.backbone.weights.changes() | head}
+        if self._method is not None:
+            files[SOFT_PROMPT] = cast("Fitted", self._prompt).tensors()
+        for name, tensors in files.items():
+            save_file({n: t.contiguous() for n, t in tensors.items()}, directory / name)
         return {}
 
     def load(self, directory: Path, saved: Mapping[str, Any]) -> None:
@@ -100,23 +119,55 @@ class Head:
         tensors = load_file(directory / WEIGHTS)
         own = {n: t for n, t in tensors.items() if n.startswith("head.") and n.count(".") == 2}
         self._head = {n: t.to(backbone.device) for n, t in own.items()}
+        if self._method is not None:
+            self._prompt = self._method.restore(backbone, load_file(directory / SOFT_PROMPT))
+            return
         backbone.weights.apply_changes({n: t for n, t in tensors.items() if n not in own})
         self._generation = backbone.weights.generation
 
-    def _logits(self, inputs: ModelInputs) -> torch.Tensor:
-        head = self._head
-        hidden = self._workshop.backbone.hidden(inputs)
-        read = inputs.mask_positions[:, :1, None].expand(-1, -1, hidden.shape[-1])
-        first = hidden.gather(1, read)[:, 0].float()  # [B, d]
-        dense = torch.tanh(
-            functional.linear(first, head["head.dense.weight"], head["head.dense.bias"])
+    def _fresh(self, seed: int) -> dict[str, torch.Tensor]:
+        size, classes = self._workshop.backbone.hidden_size, len(self._task.labels)
+        generator = torch.Generator().manual_seed(seed)
+        layers = {"out": classes} if self._method is not None else {"dense": size, "out": classes}
+        head = {}
+        for name, width in layers.items():
+            head[f"head.{name}.weight"] = torch.randn(width, size, generator=generator) * SPREAD
+            head[f"head.{name}.bias"] = torch.zeros(width)
+        device = self._workshop.backbone.device
+        return {n: t.to(device).requires_grad_(True) for n, t in head.items()}
+
+    def _tuned(self, rows: Sequence[Encoded]) -> Trainable:
+        """The model's weights that the rows reach, and the head's."""
+        model = self._workshop.backbone.weights.start(
+            torch.tensor(sorted({token for row in rows for token in row.ids})),
+            torch.zeros(0, dtype=torch.int64),
         )
-        return functional.linear(dense, head["head.out.weight"], head["head.out.bias"])
+        own = self._head.values()
+        return Trainable(
+            (*model.decayed, *(t for t in own if t.dim() > 1)),
+            (*model.plain, *(t for t in own if t.dim() == 1)),
+        )
+
+    def _logits(self, inputs: ModelInputs) -> torch.Tensor:
+        head, backbone = self._head, self._workshop.backbone
+        if self._prompt is not None:
+            inputs = self._prompt.insert(inputs, backbone)
+        state = read_state(backbone, inputs)  # [B, d]
+        if self._method is None:
+            state = torch.tanh(
+                functional.linear(state, head["head.dense.weight"], head["head.dense.bias"])
+            )
+        return functional.linear(state, head["head.out.weight"], head["head.out.bias"])
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        return [self._workshop.backbone.encode_plain(e.text, e.text_b) for e in examples]
+        encode = self._workshop.backbone.encode_plain
+        reserve = 0 if self._method is None else self._method.length
+        return [encode(e.text, e.text_b, reserve) for e in examples]
 
     def _check_weights(self) -> None:
+        if self._method is not None:
+            self._workshop.backbone.weights.reset()  # a prefix belongs to the pretrained model
+            return
         if (
             self._generation is None
             or self._generation != self._workshop.backbone.weights.generation

@@ -1,15 +1,18 @@
 """Whether a model can take a learned prompt: tried, not looked up. Trains nothing.
 
 One forward and one backward pass: the answer must move, every trained tensor must get a finite
-gradient that is not zero, and an answer must not depend on the rows beside it.
+gradient that is not zero, and an answer must not depend on the rows beside it. With a head the
+answer is the state that it reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autoprompt import plugins
-from autoprompt.learners.build import LEARNED_PROMPTS
+from autoprompt.learners.build import LEARNED_PROMPTS, prefix_of, reads_head
 from autoprompt.text import manual
 from autoprompt.text.placement import slots
 from autoprompt.text.template import parse, render
@@ -17,6 +20,7 @@ from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     from autoprompt.models.backbone import Backbone
+    from autoprompt.models.inputs import ModelInputs
 
 TEXTS = ("a", "it was the first and the last of them")
 LEAST, APART = 1e-7, 1e-3  # of a gradient and a change; of an answer alone and in company
@@ -26,30 +30,39 @@ def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
     """Why the model cannot take the candidate's prompt, '' where it can or there is none.
 
     kind: `single` or `pair`. Template and words need not be there: the task's usual ones are tried.
+    `CandidateError` for a head with a method that takes none.
     """
     import torch
 
+    from autoprompt.learners.head import NO_WORDS, read_state
     from autoprompt.models.backbone import ModelError
     from autoprompt.prompts.base import Words
 
-    if candidate.get("method") not in LEARNED_PROMPTS:
+    head = reads_head(candidate)
+    if candidate.get("method") not in LEARNED_PROMPTS and not head:
         return ""
     backbone.weights.reset()
-    method = plugins.find("autoprompt.prompts", str(candidate["method"])).read(candidate.values)
-    placed = method.place(parse(manual.default_template(kind, onwards=backbone.reads_onwards)))
     second = TEXTS[0] if kind == "pair" else None
-    rows = [
-        backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)
-        for text in TEXTS
-    ]
-    token = torch.tensor(rows[0].ids[-1])
-    words = Words((), ((int(token),),))
+    answer: Callable[[ModelInputs], torch.Tensor] = backbone.answer_states
+    if head:
+        method, words, count = prefix_of(candidate), NO_WORDS, 0
+        rows = [backbone.encode_plain(text, second, method.length) for text in TEXTS]
+        answer = partial(read_state, backbone)
+    else:
+        method = plugins.find("autoprompt.prompts", str(candidate["method"])).read(candidate.values)
+        placed = method.place(parse(manual.default_template(kind, onwards=backbone.reads_onwards)))
+        rows = [
+            backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)
+            for text in TEXTS
+        ]
+        words = Words((), ((rows[0].ids[-1],),))
+        count = slots(placed.template) + placed.lead
     try:
-        prompt = method.start(backbone, words, slots(placed.template) + placed.lead, 0)
+        prompt = method.start(backbone, words, count, 0)
     except ModelError as error:
         return str(error).removeprefix("model: ")
     with backbone.exactly():
-        states = backbone.answer_states(prompt.insert(backbone.batch(rows), backbone))
+        states = answer(prompt.insert(backbone.batch(rows), backbone))
         if not states.requires_grad:
             return "no gradient reaches the prompt"
         # any direction but that of a sum or a norm, which normalised states do not change
@@ -62,9 +75,9 @@ def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
             return "the gradient of the prompt is zero"
         finished = prompt.finish()
         with torch.no_grad():
-            together = backbone.answer_states(finished.insert(backbone.batch(rows), backbone))
-            alone = backbone.answer_states(finished.insert(backbone.batch(rows[:1]), backbone))
-            bare = backbone.answer_states(backbone.batch(rows[:1]))
+            together = answer(finished.insert(backbone.batch(rows), backbone))
+            alone = answer(finished.insert(backbone.batch(rows[:1]), backbone))
+            bare = answer(backbone.batch(rows[:1]))
     if float((alone - together[:1]).abs().max()) > APART:
         return "an answer depends on the padding beside it"
     if float((alone - bare).abs().max()) < LEAST:

@@ -93,9 +93,9 @@ class Backbone(Protocol):
         """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it, and
         leave `reserve` positions free."""
 
-    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
-        """Lay out one text or a pair without a prompt; reads its first token, or its last where the
-        tokenizer puts none first."""
+    def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
+        """Lay out one text or a pair without a prompt and leave `reserve` positions free; reads its
+        first token, or its last where the tokenizer puts none first."""
 
     def batch(
         self, rows: Sequence[Encoded], beginnings: Sequence[torch.Tensor] = ()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoprompt.text.template import Piece
 from autoprompt.text.tokens import tokenize_piece
-from autoprompt.text.truncation import TokenPiece, truncate
+from autoprompt.text.truncation import TokenPiece, TruncationError, truncate
 
 if TYPE_CHECKING:
     import torch
@@ -284,16 +284,23 @@ class PromptEncoder:
         kept = [*pieces[:at], *(piece for piece in behind if piece.kind == "soft")]
         return self._frame([kept], lead, reserve)
 
-    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
+    def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
         """The tokenizer's own format of one text or a pair, no mask; reads the first token, or the
-        last where the tokenizer puts none first."""
+        last where the tokenizer puts none first. `reserve` positions stay free; `TruncationError`
+        where that leaves none."""
         sides = [
             [TokenPiece("words", self._tokenise(Piece("words", words.strip())), True)]
             for words in ((text,) if text_b is None else (text, text_b))
         ]
-        framed = self._frame(sides)
+        try:
+            framed = self._frame(sides, reserve=reserve)
+        except TruncationError:
+            raise TruncationError(
+                f"prompt_length: {reserve} leaves no room for a text, as the model reads "
+                f"{self.max_length} tokens; use a shorter one, or a model that reads longer inputs"
+            ) from None
         read = len(framed.ids) - 1 if self.one_token else 0
-        return Encoded(framed.ids, framed.segments, (read,))
+        return Encoded(framed.ids, framed.segments, (read,), reserve=reserve)
 
     def _frame(
         self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0, reserve: int = 0

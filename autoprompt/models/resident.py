@@ -93,10 +93,10 @@ class Resident:
         leave `reserve` positions free."""
         return self._encoder.encode(pieces, masks, lead, reserve)
 
-    def encode_plain(self, text: str, text_b: str | None = None) -> Encoded:
-        """Lay out one text or a pair without a prompt; reads its first token, or its last where the
-        tokenizer puts none first."""
-        return self._encoder.encode_plain(text, text_b)
+    def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
+        """Lay out one text or a pair without a prompt and leave `reserve` positions free; reads its
+        first token, or its last where the tokenizer puts none first."""
+        return self._encoder.encode_plain(text, text_b, reserve)
 
     def batch(
         self, rows: Sequence[Encoded], beginnings: Sequence[torch.Tensor] = ()

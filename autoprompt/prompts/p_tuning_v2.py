@@ -1,7 +1,8 @@
 """P-tuning v2: deep prompts, a prefix of keys and values in every layer (Liu et al. 2022).
 
 The same function as prefix-tuning, trained as it is (`direct`) where that goes through a network.
-The answer is read through label words; the paper's classification head is not here.
+The answer is read through label words, or by the paper's classification head (`readout = "head"`:
+a linear layer on the first token's state of the text alone, learners/head.py).
 """
 
 from __future__ import annotations

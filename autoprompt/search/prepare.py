@@ -184,7 +184,8 @@ def open_space(settings: Settings) -> Space:
 
 def slotless(space: Space) -> tuple[str, ...]:
     """Methods that read a template and cannot place learned tokens in it."""
-    active = {method: space.active({"method": method}) for method in space.methods}
+    words = {"readout": "verbalizer"}  # where it is searched, a template may be read
+    active = {method: space.active({"method": method} | words) for method in space.methods}
     return tuple(
         method
         for method, names in active.items()
@@ -195,22 +196,36 @@ def slotless(space: Space) -> tuple[str, ...]:
 def fitting(
     space: Space, task: Task, workshop: Any, rows: int, say: Callable[[str], None]
 ) -> Space:
-    """The space without methods whose prompt the model cannot take, each told in a line.
+    """The space without methods whose prompt the model cannot take, and without a read-out that it
+    cannot give one of them, each told in a line.
 
-    `ModelError` where none is left. The model decides, so a continued run finds the same.
+    `ModelError` where no method is left. The model decides, so a continued run finds the same.
     """
-    from autoprompt.learners.build import LEARNED_PROMPTS
+    from autoprompt.learners.build import LEARNED_PROMPTS, READOUTS
     from autoprompt.learners.probe import unfit
     from autoprompt.models.backbone import ModelError
 
-    reasons = {}
+    reasons: dict[str, str] = {}
+    unreadable: set[str] = set()
     for method in space.methods:
-        if method in LEARNED_PROMPTS:
-            values = studies.typical(space, method, rows)
-            reason = unfit(Candidate(values), task.kind, workshop.backbone)
+        readouts = _readouts(space, method)
+        if method not in LEARNED_PROMPTS and not readouts:
+            continue
+        values = studies.typical(space, method, rows)
+        found = {}
+        for name in readouts or ("verbalizer",):
+            candidate = Candidate(values | {"readout": name})
+            found[name] = unfit(candidate, task.kind, workshop.backbone)
+        if all(found.values()):
+            reasons[method] = next(iter(found.values()))
+            say(f"{method}: left out; {reasons[method]}")
+            continue
+        for name, reason in found.items():
             if reason:
-                reasons[method] = reason
-                say(f"{method}: left out; {reason}")
+                unreadable.add(name)
+                say(f"{method} with readout {name!r}: left out; {reason}")
+    if unreadable:
+        space = space.override("readout", [n for n in READOUTS if n not in unreadable])
     if not reasons:
         return space
     left = [method for method in space.methods if method not in reasons]
@@ -218,6 +233,17 @@ def fitting(
         first = next(iter(reasons.values()))
         raise ModelError(f"model: {first}")
     return space.override("method", left if len(left) > 1 else left[0])
+
+
+def _readouts(space: Space, method: str) -> tuple[str, ...]:
+    """The read-outs that the space has for a method, () where it does not say."""
+    return tuple(
+        str(option)
+        for d in space.dimensions
+        if d.name == "readout" and isinstance(d, Choice)
+        if method in dict(d.when).get("method", (method,))
+        for option in d.options
+    )
 
 
 def preset_texts(space: Space) -> tuple[Space, dict[str, list[str]]]:

@@ -232,6 +232,29 @@ def test_merge_lets_the_later_definition_win():
     assert Choice("steps", (5, 6)) in both.dimensions  # for both methods, so unconditional
 
 
+def test_a_dimension_may_be_searched_alike_under_other_conditions():
+    """Template and words belong to one read-out of p_tuning_v2, and to all of prefix_tuning."""
+    space = filled("quick", "prefix_tuning", "p_tuning_v2")
+    head = {"method": "p_tuning_v2", "readout": "head"}
+    assert not {"template", "words", "calibration"} & set(space.active(head))
+    for values in (
+        head | {"readout": "verbalizer"},
+        {"method": "prefix_tuning"},
+        {"method": "hard"},
+    ):
+        assert {"template", "words"} <= set(space.active(values))
+    assert "readout" not in space.active({"method": "prefix_tuning"})
+    narrowed = space.override("template", "t003")
+    assert [d.fixed for d in narrowed.dimensions if d.name == "template"] == [True, True]
+    assert Space.from_dict(space.to_dict()) == space
+    alone = presets.load("p_tuning_v2").override("readout", "head")
+    assert not {"template", "words"} & set(alone.names)
+    assert presets.load("p_tuning_v2").override("readout", "verbalizer").open == (
+        "template",
+        "words",
+    )
+
+
 @pytest.mark.parametrize("names", [("quick",), ("quick", "fine_tuning"), ("tfidf", "embeddings")])
 def test_dict_and_digest(names):
     space = filled(*names)

@@ -15,8 +15,7 @@ the same grid for all methods that train the same kind of thing. The grids, step
 were fixed before the first fit. The first 500 test rows are read for a final score alone.
 Methods are found by listing; what of a preset is open takes STANDARD, its first option or middle.
 
-Fits (5 methods): `learn` 125, some 10 s each on two quiet cores; `table` 261, some 6 s each. A
-stopped run goes on where it was.
+Fits (5 methods): `learn` 125, some 10 s each on two quiet cores; `table` at most 261, 6 s each.
 """
 
 from __future__ import annotations

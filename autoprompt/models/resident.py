@@ -16,6 +16,8 @@ from string import ascii_lowercase
 from typing import Any
 
 import torch
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from autoprompt.models import layers, prefix
 from autoprompt.models.backbone import ModelError
@@ -75,6 +77,7 @@ class Resident:
         self._segments = "token_type_ids" in takes and types > 1
         self._first_position = first_position(model) if "position_ids" in takes else None
         self._fixed = {"use_cache": False} if "use_cache" in takes else {}
+        self._cast: dict[int, dict[str, torch.Tensor]] = {}  # pretrained weights in bf16
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.weights = ResidentWeights(self._model, head, self._pad_id, name)
         self.vocabulary_size = self.weights.vocabulary_size
@@ -219,21 +222,41 @@ class Resident:
             seen = prefix.put(self._attentions, inputs.prefix)
         deep = nullcontext() if inputs.deep is None else layers.overwritten(self._layers, inputs)
         with self._autocast(), seen, deep:
-            states = self._trunk(
+            states = self._through(
+                self._trunk,
                 inputs_embeds=embedded,
                 attention_mask=inputs.attention_mask,
                 **more,
                 **self._fixed,
-            )[0]
+            )
             if answer and self._decoder is not None:
                 assert inputs.decoder_ids is not None
-                states = self._decoder(
+                states = self._through(
+                    self._decoder,
                     inputs_embeds=self.embed(inputs.decoder_ids),
                     encoder_hidden_states=states,
                     encoder_attention_mask=inputs.attention_mask,
                     use_cache=False,
-                )[0]
+                )
         return states
+
+    def _through(self, part: Any, **given: Any) -> torch.Tensor:
+        """What the trunk or the decoder makes of its inputs: last hidden states.
+
+        Autocast remembers its casts of trainable leaves alone, and would cast a frozen weight at
+        every use. Pretrained ones are cast once: the same numbers, a fifth of a step sooner.
+        """
+        if self.precision != "bf16" or self._exact or not self.weights.frozen:
+            return part(**given)[0]
+        if id(part) not in self._cast:
+            with torch.inference_mode(False):  # a gradient may pass them later
+                self._cast[id(part)] = {
+                    f"{name}.{kind}": parameter.detach().to(torch.bfloat16)
+                    for name, module in part.named_modules()
+                    if isinstance(module, (torch.nn.Linear, Conv1D))
+                    for kind, parameter in module.named_parameters(recurse=False)
+                }
+        return functional_call(part, self._cast[id(part)], (), given)[0]
 
     def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
         """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""

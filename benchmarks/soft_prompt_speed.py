@@ -139,7 +139,7 @@ def compare(
     task = make_task(rows)
     workshop = Workshop(task, "builtin", "cpu", precision, rows)
     backbone: Any = workshop.backbone
-    candidate = learned(method, SET, steps).replace(prompt_length=LENGTH, prompt_learning_rate=1e-3)
+    candidate = learned(method, SET, steps).replace(prompt_length=LENGTH)
     template = parse(candidate["template"])
     encoded = [backbone.encode(render(template, row.text)) for row in rows]
     own, deep = _own(candidate, backbone, rows)

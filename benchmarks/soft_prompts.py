@@ -35,7 +35,7 @@ import numpy
 import torch
 import transformers
 from builtin_lm import candidate as manual_candidate
-from soft_prompts_page import SEARCHED, TUNED, ZERO_SHOT, page
+from soft_prompts_page import SEARCHED, TUNED, ZERO_SHOT, page, rate_of
 
 from autoprompt.data.readers import read
 from autoprompt.data.splits import block, draw_shots
@@ -139,9 +139,10 @@ def options(method: str, name: str, steps: int) -> list[Candidate]:
             for rate in WEIGHT_RATES
         ]
     one = learned(method, name, steps)
-    network = one.get("reparametrisation", "direct") != "direct"
-    rates = NETWORK_RATES if network else VECTOR_RATES
-    return [one.replace(prompt_learning_rate=rate) for rate in rates]
+    rate, rates = "prompt_learning_rate", VECTOR_RATES
+    if "network_learning_rate" in one:
+        rate, rates = "network_learning_rate", NETWORK_RATES
+    return [one.replace(**{rate: value}) for value in rates]
 
 
 class Rows:
@@ -173,7 +174,7 @@ class Rows:
         with self._file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row) + "\n")
         self.all.append(row)
-        rate = row["candidate"].get("prompt_learning_rate", "")
+        rate = rate_of(row["candidate"]) or ""
         print(
             f"{row['set']} seed {row['seed']} {row['method']} {row['stage']} {rate} "
             f"{row['accuracy']:.3f} {row['seconds']:.1f} s",

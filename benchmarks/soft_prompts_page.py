@@ -103,11 +103,17 @@ def _gap(seeds: dict[int, Any], others: dict[int, Any]) -> str:
     return f"{statistics.fmean(gaps):+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def rate_of(values: dict[str, Any]) -> float | None:
+    """The learning rate of a candidate, whatever it trains."""
+    names = ("prompt_learning_rate", "network_learning_rate", "learning_rate")
+    return next((values[name] for name in names if name in values), None)
+
+
 def _chosen(seeds: dict[int, Any]) -> str:
     found = []
     for _, row in sorted(seeds.items()):
         values = row["candidate"]
-        rate = values.get("prompt_learning_rate", values.get("learning_rate"))
+        rate = rate_of(values)
         place = values["prompt_position"] if row["method"] == SEARCHED else ""
         found.append(" ".join(part for part in (place, f"{rate:g}" if rate else "") if part))
     return ", ".join(part for part in found if part)

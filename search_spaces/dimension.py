@@ -28,6 +28,7 @@ KINDS: dict[str, type] = {
     "prompt_position": str,
     "prompt_init": str,
     "prompt_learning_rate": float,
+    "network_learning_rate": float,
     "prompt_steps": int,
     "reparametrisation": str,
     "prompt_width": int,
@@ -60,6 +61,7 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
 _ABOVE_ZERO: dict[str, str] = {
     "learning_rate": "5e-5",
     "prompt_learning_rate": "1e-2",
+    "network_learning_rate": "1e-3",
     "annealing": "10",
     "shrinkage": "0.3",
 }

@@ -206,9 +206,13 @@ def _settings(candidate: Candidate) -> Settings:
 
     learned = candidate["method"] in LEARNED_PROMPTS
     tuned = not learned or candidate.get("trainable") in ("bias", "all")
+    # A network moves its vectors by all its weights at once: it bears a tenth of their rate.
+    direct = candidate.get("reparametrisation", "direct") == "direct"
+    rate = "prompt_learning_rate" if direct else "network_learning_rate"
     return Settings(
         learning_rate=float(_value(candidate, "learning_rate")) if tuned else 0.0,
-        prompt_learning_rate=float(_value(candidate, "prompt_learning_rate")) if learned else 0.0,
+        prompt_learning_rate=float(_value(candidate, rate)) if learned else 0.0,
+        prompt_rate=rate,
         steps=int(_value(candidate, "prompt_steps" if learned else "steps")),
         batch_size=int(_value(candidate, "batch_size")),
         weight_decay=float(candidate.get("weight_decay", 0.0)),

@@ -25,6 +25,7 @@ class Settings:
     batch_size: int
     weight_decay: float = 0.0
     prompt_learning_rate: float = 0.0
+    prompt_rate: str = "prompt_learning_rate"  # what the user calls that
 
 
 def batches(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
@@ -75,9 +76,11 @@ class Optimiser:
             loss.backward()
             value = loss.item()
             if not math.isfinite(value):
-                name = "prompt_learning_rate" if trainable.prompt else "learning_rate"
+                name, rate = "learning_rate", settings.learning_rate
+                if trainable.prompt:
+                    name, rate = settings.prompt_rate, settings.prompt_learning_rate
                 raise LearnerError(
-                    f"{name}: {getattr(settings, name)} gave a loss of {value} at step "
+                    f"{name}: {rate} gave a loss of {value} at step "
                     f"{step + 1} of {settings.steps}; use a lower one"
                 )
             norm = torch.nn.utils.get_total_norm([t.grad for t in tensors if t.grad is not None])

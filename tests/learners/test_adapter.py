@@ -33,6 +33,7 @@ BASE = {
     "calibration": "none",
     "prompt_length": 3,
     "prompt_learning_rate": 3e-2,
+    "network_learning_rate": 3e-2,
     "prompt_steps": 5,
     "batch_size": 4,
 }

@@ -34,6 +34,7 @@ BASE = Candidate(
         "prompt_init": "vocabulary",
         "reparametrisation": "lstm",
         "prompt_learning_rate": 3e-2,
+        "network_learning_rate": 3e-2,
         "prompt_steps": 12,
         "batch_size": 4,
     }

@@ -39,7 +39,9 @@ def candidate(method: str, **changes: Any) -> Candidate:
     }
     values |= {"template": "{text} it was {mask} .", "words": WORDS, "prompt_length": 3}
     values |= {"prompt_width": 8, "pool_size": 2, "annealing": 1.0, "trainable": "prompt"}
-    values |= {"prompt_learning_rate": 3e-2, "prompt_steps": 4, "batch_size": 4}
+    values["readout"] = "verbalizer"
+    values |= {"prompt_learning_rate": 3e-2, "network_learning_rate": 3e-2}
+    values |= {"prompt_steps": 4, "batch_size": 4}
     return Candidate(values | changes)
 
 

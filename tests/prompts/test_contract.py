@@ -63,7 +63,8 @@ def candidate(method: str) -> Candidate:
     values |= {"template": "{text} it was {mask} .", "words": WORDS, "prompt_length": 3}
     if "prompt_width" in space.names:
         values["prompt_width"] = 8
-    values |= {"prompt_learning_rate": 3e-2, "prompt_steps": 8, "batch_size": 4}
+    values |= {"prompt_learning_rate": 3e-2, "network_learning_rate": 3e-2, "prompt_steps": 8}
+    values["batch_size"] = 4
     return Candidate(values)
 
 

@@ -34,7 +34,7 @@ demo: $(VENV)/demo.stamp
 		| $(BIN)/autoprompt predict $(RUN)-bundle - --proba
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff check

@@ -1,5 +1,5 @@
-"""From labelled texts to labels by the installed command, on models that know a toy language: one of
-each kind, with a winner of words, of soft tokens and of a dynamic prompt."""
+"""From labelled texts to labels by the installed command, on models that know a toy language: one
+of each kind, with a winner of words, of soft tokens and of a dynamic prompt."""
 
 from __future__ import annotations
 

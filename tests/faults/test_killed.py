@@ -26,7 +26,8 @@ from launched import (
 )
 from toy import without_seconds
 
-TRIALS = 4
+#: As many as are tried before the sampler may choose: one that was begun anew draws anew.
+TRIALS = 3
 SEARCH = (
     *("--preset", "hard", "--trials", TRIALS, "--device", "cpu", "train.precision=fp32"),
     *("confirm.blocks=4", "confirm.top=2", "blocks.seeds=2", "blocks.folds=2"),

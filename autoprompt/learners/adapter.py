@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprompt.learners.base import SOFT_PROMPT
 from autoprompt.learners.bundle import BundleError, read_prompt
 from autoprompt.text.placement import slots
 from autoprompt.text.template import parse
@@ -68,8 +69,6 @@ def write_adapter(bundle: Path) -> Path:
     `BundleError` where PEFT has no form for the prompt or its model.
     """
     from safetensors.torch import load_file, save_file
-
-    from autoprompt.learners.prompted import SOFT_PROMPT
 
     described = read_prompt(bundle)
     settings, prompt = described["settings"], described.get("prompt") or {}

@@ -10,6 +10,9 @@ import numpy
 
 from autoprompt.data.task import Example
 
+#: Files of a bundle: what training changed or made, and a learned prompt.
+WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
+
 
 class LearnerError(RuntimeError):
     """A fit that failed, such as a loss that is no number; the message says where."""

@@ -29,6 +29,7 @@ class Beginnings:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         self._kept: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._bytes = 0  # of a token; 0 before the first is read
 
     def hold(self, rows: Sequence[Encoded]) -> tuple[list[torch.Tensor], int]:
         """Of each row the keys and values [L, 2, n, H, D] of what precedes its learned tokens, and
@@ -43,15 +44,16 @@ class Beginnings:
         if not backbone.weights.frozen or not backbone.reads_in_parts:
             return [], 0
         wanted = dict.fromkeys(heads)
-        a_token = backbone.beginning(heads[0][:1]).nbytes
-        if a_token * sum(len(head) for head in wanted) > MOST_BYTES:
+        if self._bytes == 0:
+            self._bytes = backbone.beginning(heads[0][:1]).nbytes
+        if self._bytes * sum(len(head) for head in wanted) > MOST_BYTES:
             return [], 0
         for head in wanted:
             if head in self._kept:
                 self._kept.move_to_end(head)
         missing = [head for head in wanted if head not in self._kept]
         read = sum(len(head) for head in missing)
-        room = MOST_BYTES - a_token * read
+        room = MOST_BYTES - self._bytes * read
         held = sum(part.nbytes for part in self._kept.values())
         while held > room:  # those of other fits; the wanted ones are the last
             held -= self._kept.popitem(last=False)[1].nbytes

@@ -17,6 +17,7 @@ from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     from autoprompt.learners.training import Settings
+    from autoprompt.prompts.base import Method
     from autoprompt.prompts.key_values import PrefixMethod
 
 LEARNED_PROMPTS = plugins.names("autoprompt.prompts")
@@ -108,17 +109,23 @@ def reads_head(candidate: Candidate) -> bool:
     return readout == "head"
 
 
+def learned_prompt(candidate: Candidate) -> Method | None:
+    """The candidate's prompt method with its settings read, None where it learns no prompt."""
+    name = str(_value(candidate, "method"))
+    if name not in LEARNED_PROMPTS:
+        return None
+    return plugins.find("autoprompt.prompts", name).read(candidate.values)
+
+
 def prefix_of(candidate: Candidate) -> PrefixMethod:
     """The prefix of a candidate with a head; `CandidateError` for one that cannot have it."""
     from autoprompt.prompts.key_values import PrefixMethod
 
-    name = str(_value(candidate, "method"))
-    method: object = None
-    if name in LEARNED_PROMPTS:
-        method = plugins.find("autoprompt.prompts", name).read(candidate.values)
+    method = learned_prompt(candidate)
     if not isinstance(method, PrefixMethod):
         raise CandidateError(
-            f"readout: 'head' needs a prefix in every layer, which {name!r} has not; set "
+            f"readout: 'head' needs a prefix in every layer, which {candidate['method']!r} has "
+            "not; set "
             "'verbalizer', or use p_tuning_v2 or prefix_tuning"
         )
     return method
@@ -176,8 +183,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
                 f"trainable: {trainable!r} would not train the prompt of {candidate['method']}; "
                 "set 'prompt' (the model frozen), 'bias' or 'all'"
             )
-        read = plugins.find("autoprompt.prompts", str(candidate["method"])).read
-        method = read(candidate.values)
+        method = learned_prompt(candidate)
     elif trainable == "prompt":
         raise CandidateError(
             f"trainable: 'prompt' needs a method that learns one, not {candidate['method']!r}; "

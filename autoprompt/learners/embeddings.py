@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.base import log_softmax
+from autoprompt.learners.base import WEIGHTS, log_softmax
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
-WEIGHTS = "weights.safetensors"
 # scikit-learn's C, chosen on mr, subj and snips at 16 rows a class; 1 to 100 differ by a point.
 INVERSE_REGULARISATION = 3.0
 

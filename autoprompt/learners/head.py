@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.base import LearnerError, log_softmax
+from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
 from autoprompt.learners.training import Settings
 from autoprompt.models.backbone import Backbone, Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
@@ -23,7 +23,6 @@ from autoprompt.prompts.key_values import PrefixMethod
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
-WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 SPREAD = 0.02  # standard deviation of the new head's weights, as BERT's (Devlin et al. 2019)
 NO_WORDS = Words((), ())  # a plain text has no template, and a prefix begins with no word
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from autoprompt import plugins
-from autoprompt.learners.build import LEARNED_PROMPTS, prefix_of, reads_head
+from autoprompt.learners.build import learned_prompt, prefix_of, reads_head
 from autoprompt.text import manual
 from autoprompt.text.placement import slots
 from autoprompt.text.template import parse, render
@@ -38,18 +37,18 @@ def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
     from autoprompt.models.backbone import ModelError
     from autoprompt.prompts.base import Words
 
-    head = reads_head(candidate)
-    if candidate.get("method") not in LEARNED_PROMPTS and not head:
+    prefix = prefix_of(candidate) if reads_head(candidate) else None
+    method = prefix or learned_prompt(candidate)
+    if method is None:
         return ""
     backbone.weights.reset()
     second = TEXTS[0] if kind == "pair" else None
     answer: Callable[[ModelInputs], torch.Tensor] = backbone.answer_states
-    if head:
-        method, words, count = prefix_of(candidate), NO_WORDS, 0
-        rows = [backbone.encode_plain(text, second, method.length) for text in TEXTS]
+    if prefix is not None:
+        words, count = NO_WORDS, 0
+        rows = [backbone.encode_plain(text, second, prefix.length) for text in TEXTS]
         answer = partial(read_state, backbone)
     else:
-        method = plugins.find("autoprompt.prompts", str(candidate["method"])).read(candidate.values)
         placed = method.place(parse(manual.default_template(kind, onwards=backbone.reads_onwards)))
         rows = [
             backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
-from autoprompt.learners.base import LearnerError, log_softmax
+from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
 from autoprompt.learners.training import Settings
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
@@ -25,8 +25,6 @@ from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
-
-WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 
 
 class Prompted:

@@ -15,7 +15,7 @@ import numpy
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
-from autoprompt.learners.base import log_softmax
+from autoprompt.learners.base import WEIGHTS, log_softmax
 from autoprompt.text.template import Template
 from autoprompt.text.verbalizer import WordIds
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from autoprompt.learners.workshop import Workshop
 
-WEIGHTS = "weights.safetensors"
 MOST_ITERATIONS = 500
 
 

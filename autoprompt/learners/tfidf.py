@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy
 
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.base import log_softmax
+from autoprompt.learners.base import WEIGHTS, log_softmax
 from autoprompt.learners.embeddings import linear_layer
 
-WEIGHTS = "weights.safetensors"
 VOCABULARY = "vocabulary.json"
 # Chosen on mr, subj and snips at 16 rows a class, where neighbours differ by less than a point.
 INVERSE_REGULARISATION = 10.0

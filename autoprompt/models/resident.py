@@ -158,9 +158,14 @@ class Resident:
         return torch.allclose(whole, found, rtol=1e-3, atol=1e-3)
 
     def prefix_shape(self) -> tuple[int, int, int]:
-        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none.
+        """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
+        return self._prefix_shape
 
-        Tried: without a prefix the answer must be the model's own, so that nothing that its
+    @cached_property
+    def _prefix_shape(self) -> tuple[int, int, int]:
+        """The same, tried once: every fit asks for it.
+
+        Without a prefix the answer must be the model's own, so that nothing that its
         attention does (and another version of transformers may do) is lost in ours.
         """
         probe = self.batch([self.encode([Piece("words", "a"), Piece("mask")])])

@@ -183,6 +183,26 @@ def _unigrams(special: list[str]) -> list[tuple[str, float]]:
 
 
 @pytest.fixture(scope="session")
+def taught(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[..., Path]
+) -> Callable[[str], Path]:
+    """The folder of a model of a family that knows the toy language; each is taught once. Read it
+    only."""
+    import toy_language
+
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"toy_{family}")
+            plain = tiny_checkpoint(family, **toy_language.CHANGES.get(family, {}))
+            toy_language.save_model(plain, made[family])
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Callable[..., Path]) -> Path:
     """The tiny random BERT, a folder for `--model`."""
     return tiny_checkpoint("bert")

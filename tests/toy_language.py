@@ -21,6 +21,14 @@ BAD = ("terrible", "boring", "dull", "bad")
 CUE = "it was"
 TASK = Task("single", ("negative", "positive"))
 STEPS, ROWS, RATE = 900, 32, 3e-3
+#: Steps and rows of a family that does not learn the language in the ones above: T5 has no
+#: positions but those its attention learns, and small batches leave it where chance is.
+SCHEDULES = {"t5": (700, 96)}
+#: What makes a model of `tiny_checkpoint` one that learns. T5 as of version 1.1 (untied, gated), as
+#: prompts were first tuned on (Lester et al. 2021): the older, tied one does not learn to count.
+CHANGES: dict[str, dict[str, Any]] = {
+    "t5": {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"}
+}
 
 
 def body(first_good: bool, second_good: bool, rng: random.Random, opening: str = "a") -> str:
@@ -64,10 +72,11 @@ def save_model(folder: Path, into: Path) -> None:
                 torch.nn.init.normal_(parameter, std=0.05)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     rng = random.Random(0)
-    for step in range(STEPS):
+    steps, rows = SCHEDULES.get(model.config.model_type, (STEPS, ROWS))
+    for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 50) * (1 - step / STEPS)
-        drawn = [sentence(rng) for _ in range(ROWS)]
+            group["lr"] = RATE * min(1.0, (step + 1) / 50) * (1 - step / steps)
+        drawn = [sentence(rng) for _ in range(rows)]
         inputs = backbone.batch([encoded(backbone, start, end) for start, _, end in drawn])
         answers = torch.tensor(
             [
@@ -75,7 +84,7 @@ def save_model(folder: Path, into: Path) -> None:
                 for _, word, _ in drawn
             ]
         )
-        logits = everything(model, inputs)[torch.arange(ROWS), inputs.mask_positions[:, 0]]
+        logits = everything(model, inputs)[torch.arange(rows), inputs.mask_positions[:, 0]]
         loss = functional.cross_entropy(logits, answers)
         optimiser.zero_grad()
         loss.backward()
@@ -97,14 +106,13 @@ def everything(model: Any, inputs: Any) -> Any:
 
 
 def rows(count: int, seed: int, wanted: str) -> list[Example]:
-    """Texts whose two kinds differ, labelled by the `first` or the `second`, or by `opening`: the
-    first where the text begins with `a`, the second where it begins with `very`."""
+    """Texts whose two kinds differ, labelled by the `first` or the `second`."""
     rng = random.Random(seed)
     found = []
     for number in range(count):
         good = number % 2 == 0
         opening = ("a", "very")[number // 2 % 2]
-        first = wanted == "first" or (wanted == "opening" and opening == "a")
+        first = wanted == "first"
         text = body(good if first else not good, not good if first else good, rng, opening)
         found.append(Example(text, label="positive" if good else "negative"))
     return found

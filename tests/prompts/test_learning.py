@@ -1,4 +1,9 @@
-"""Learned prompts steer a frozen model: from chance to almost always right, in a toy language."""
+"""Learned prompts steer a frozen model: from chance to almost always right, in a toy language.
+
+An untrained prompt may be right by accident: it moves the text, or happens to resemble a sign. So
+each is taught what it begins wrong with: the first of two things or the second, of which a prompt
+that tells the texts apart by nothing but their order can be right about one.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +27,11 @@ BASE: dict[str, Any] = {
     ).to_json(),
     "trainable": "prompt",
     "calibration": "none",
-    "prompt_length": 2,
+    "prompt_length": 4,  # two of them shift a text as the sign `: :` does
     "prompt_steps": 200,
     "batch_size": 8,
 }
-VECTORS = {"prompt_position": "after_bos", "prompt_init": "vocabulary"}
+VECTORS = {"prompt_position": "after_bos", "prompt_init": "random"}
 SETTINGS: dict[str, dict[str, Any]] = {
     "prompt_tuning": VECTORS | {"prompt_learning_rate": 1e-2},
     "p_tuning": {
@@ -49,28 +54,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "prompt_learning_rate": 1e-2,
     },
 }
+#: Prompt learning rates. Embeddings of T5 and BART lie seven times as far apart as those of the
+#: BERT here (spread 1.0 and 0.9, not 0.15); at 1e-2 not every seed gets there in 200 steps.
+FAR = {"t5": 0.1, "bart": 0.1}
+RATES = ("prompt_learning_rate", "network_learning_rate")
+FAMILIES = [
+    "bert",
+    "bart",
+    *(pytest.param(f, marks=pytest.mark.slow) for f in ("gpt2", "roberta", "t5")),
+]
 
 
-@pytest.fixture(scope="module")
-def taught(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Callable[..., Path]
-) -> Callable[[str], Path]:
-    """The folder of a model of a family that knows the language; each is taught once."""
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(f"toy_{family}")
-            toy_language.save_model(tiny_checkpoint(family), made[family])
-        return made[family]
-
-    return make
-
-
-def accuracy(candidate: Candidate, workshop: Workshop, seed: int) -> float:
+def accuracy(candidate: Candidate, workshop: Workshop, seed: int, wanted: str = "second") -> float:
     learner = build(candidate, toy_language.TASK, workshop)
-    learner.fit(toy_language.rows(32, seed, "second"), seed=seed)
-    test = toy_language.rows(200, 99, "second")
+    learner.fit(toy_language.rows(32, seed, wanted), seed=seed)
+    test = toy_language.rows(200, 99, wanted)
     gold = numpy.array(toy_language.TASK.label_ids(test))
     return float((learner.scores(test).argmax(axis=1) == gold).mean())
 
@@ -89,15 +87,22 @@ def test_a_head_is_almost_always_right(family: str, taught: Callable[[str], Path
 
 
 @pytest.mark.parametrize("method", SETTINGS)
-@pytest.mark.parametrize(
-    "family", ["bert", *(pytest.param(f, marks=pytest.mark.slow) for f in ("gpt2", "roberta"))]
-)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_from_chance_to_almost_always(
     family: str, method: str, taught: Callable[[str], Path]
 ) -> None:
     workshop = Workshop(toy_language.TASK, str(taught(family)), "cpu", "fp32")
     zero_shot = Candidate(BASE | {"method": "zero_shot", "trainable": "none"})
     assert accuracy(zero_shot, workshop, 0) < 0.65
-    learned = Candidate(BASE | {"method": method} | SETTINGS[method])
-    found = [accuracy(learned, workshop, seed) for seed in range(3)]
+    values = BASE | {"method": method} | SETTINGS[method]
+    if family in FAR and "prompt_learning_rate" in values:
+        values["prompt_learning_rate"] = FAR[family]
+    still = {name: 1e-9 for name in RATES if name in values}
+    untrained, learned = Candidate(values | still | {"prompt_steps": 1}), Candidate(values)
+    found = []
+    for seed in range(3):
+        wrong = accuracy(untrained, workshop, seed) <= 0.5
+        wanted = "second" if wrong else "first"
+        assert accuracy(untrained, workshop, seed, wanted) <= 0.5
+        found.append(accuracy(learned, workshop, seed, wanted))
     assert min(found) >= 0.95, found

@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The language models that come with autoprompt.")
 app.add_typer(models_app, name="models")
+pool_app = typer.Typer(
+    help="Prompt pools: dynamic prompts that several tasks train together.", no_args_is_help=True
+)
+app.add_typer(pool_app, name="pool")
 
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.")]
 TextBColumn = Annotated[str | None, typer.Option("--text-b", help="Column of the second text.")]
@@ -82,6 +86,7 @@ def search(
     words: Annotated[list[str] | None, typer.Option(help='"label=word,word", one a label.')] = None,
     shots: Annotated[int | None, typer.Option(help="Labelled rows per class.")] = None,
     unlabeled: Annotated[str | None, typer.Option(help="Texts without labels.")] = None,
+    pool: Annotated[Path | None, typer.Option(help="A prompt pool to begin with.")] = None,
     trials: Annotated[int | None, typer.Option(help="Trials of the study, all calls.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Wall clock of all calls.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything drawn (0).")] = None,
@@ -108,6 +113,7 @@ def search(
         words=tuple(words or ()),
         shots=shots,
         unlabeled=unlabeled,
+        pool=pool,
         trials=trials,
         minutes=minutes,
         seed=seed,
@@ -251,6 +257,50 @@ def models_export(
     from autoprompt.terminal import export_model
 
     typer.echo(export_model(name, directory))
+
+
+@pool_app.command("train")
+def pool_train(
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="A labelled file a task.")],
+    out: Annotated[Path, typer.Option("--out", metavar="POOL", help="New folder.")],
+    model: Annotated[str, typer.Option(help="builtin, a hub name or a folder.")] = "builtin",
+    template: Annotated[
+        list[str] | None, typer.Option(help="Once, or once a DATA in their order.")
+    ] = None,
+    words: Annotated[
+        list[str] | None, typer.Option(help='"a=x; b=y", once or once a DATA ("" = usual ones).')
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=2, help="Rows per class of each DATA.")] = None,
+    prompt_length: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 8,
+    pool_size: Annotated[int, typer.Option(min=1, help="Prompts of the pool.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Of prompts and controller.")] = 1e-2,
+    steps: Annotated[int, typer.Option(min=1, help="Of all tasks together.")] = 400,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step, all of one task.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything drawn.")] = 0,
+    device: Device = None,
+    text: TextColumn = None,
+    text_b: TextBColumn = None,
+    label: LabelColumn = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one prompt pool on several tasks, to begin a search with (search --pool POOL)."""
+    from autoprompt.data.readers import Columns
+    from autoprompt.learners.multitask import PoolSettings
+    from autoprompt.search.multitask import PoolOptions
+    from autoprompt.terminal import pool_lines, train_pool
+
+    options = PoolOptions(
+        out=out,
+        model=model,
+        templates=tuple(template or ()),
+        words=tuple(words or ()),
+        shots=shots,
+        device=device or "auto",
+        columns=Columns(text, text_b, label),
+        settings=PoolSettings(prompt_length, pool_size, learning_rate, steps, batch_size, seed),
+    )
+    document = train_pool(data, options)
+    _print_document(document, as_json, pool_lines(document, out))
 
 
 def _print_document(document: Any, as_json: bool, lines: list[str]) -> None:

@@ -8,10 +8,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
 from autoprompt.data.task import DataError, single_texts
@@ -26,6 +26,9 @@ from autoprompt.report.leaderboard import (
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import Options
+
+if TYPE_CHECKING:
+    from autoprompt.search.multitask import PoolOptions
 
 
 def quiet() -> None:
@@ -74,6 +77,28 @@ def run_search(data: str, options: Options) -> tuple[dict[str, Any], list[str]]:
         f"export {options.out} BUNDLE",
     ]
     return document, lines
+
+
+def train_pool(data: Sequence[str], options: PoolOptions) -> dict[str, Any]:
+    """Train a prompt pool with progress on stderr; its description."""
+    say = _progress(Clock(None))
+    say("starting")
+    quiet()
+    from autoprompt.search import multitask
+    from autoprompt.search.stop import interruptible
+
+    with interruptible():
+        return multitask.train(data, options, say)
+
+
+def pool_lines(document: dict[str, Any], out: Path) -> list[str]:
+    """A line a task: how it was asked, and its loss at the beginning and at the end."""
+    lines = [
+        f"{task['source']}: {task['rows']} rows, loss {task['first_loss']} to {task['last_loss']} "
+        f"in {task['steps']} steps of its own  {task['template']}"
+        for task in document["tasks"]
+    ]
+    return [*lines, "", f"next: autoprompt search DATA --pool {out} --out RUN"]
 
 
 def run_test(path: Path, data: str, columns: Columns, again: bool) -> dict[str, Any]:

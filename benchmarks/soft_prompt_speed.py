@@ -45,7 +45,7 @@ from autoprompt.learners.training import Optimiser, Settings, batches
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.models.resident import Resident
-from autoprompt.prompts.base import Words
+from autoprompt.prompts.base import Origin
 from autoprompt.text.placement import slots
 from autoprompt.text.template import parse, render
 from search_spaces.candidate import Candidate
@@ -188,7 +188,7 @@ def _own(
             for row in rows[: candidate["batch_size"]]
         ]
     )
-    prompt = method.start(backbone, Words((), ()), slots(placed.template) + placed.lead, 0)
+    prompt = method.start(backbone, Origin((), ()), slots(placed.template) + placed.lead, 0)
     parameters = prompt.parameters()
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 

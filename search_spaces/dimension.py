@@ -45,7 +45,7 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
     "calibration": ("none", "prior"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),
-    "prompt_init": ("random", "vocabulary", "text", "label_words"),
+    "prompt_init": ("random", "vocabulary", "text", "label_words", "pool"),
     "fidelity": ("sane", "reference"),
     "controller": (
         "adap_pos",

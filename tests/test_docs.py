@@ -241,6 +241,8 @@ def run_shell(
         assert arguments is not None, f"{line}: not a command this test can run"
         if arguments[0] == "search":
             arguments = small(arguments, model)
+        if arguments[:2] == ["pool", "train"]:
+            arguments += ["--model", str(model)]
         if line.startswith("echo "):
             said = shlex.split(line.partition(" | ")[0])[1]
             monkeypatch.setattr(sys, "stdin", io.StringIO(said + "\n"))

@@ -17,14 +17,14 @@ from autoprompt.learners.training import Settings
 from autoprompt.models.backbone import Backbone, Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
-from autoprompt.prompts.base import Fitted, Prompt, Words
+from autoprompt.prompts.base import Fitted, Origin, Prompt
 from autoprompt.prompts.key_values import PrefixMethod
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
 SPREAD = 0.02  # standard deviation of the new head's weights, as BERT's (Devlin et al. 2019)
-NO_WORDS = Words((), ())  # a plain text has no template, and a prefix begins with no word
+NOWHERE = Origin((), ())  # a plain text has no template, and a prefix begins with no word
 
 
 def read_state(backbone: Backbone, inputs: ModelInputs) -> torch.Tensor:
@@ -67,7 +67,7 @@ class Head:
             trainable = self._tuned(rows)
         else:
             backbone.weights.reset()
-            prompt = self._method.start(backbone, NO_WORDS, 0, seed)
+            prompt = self._method.start(backbone, NOWHERE, 0, seed)
             trainable = Trainable((), (), (*prompt.parameters(), *self._head.values()))
         self._prompt = prompt
 

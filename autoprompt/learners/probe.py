@@ -7,7 +7,7 @@ answer is the state that it reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from autoprompt.text.template import parse, render
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
+    import torch
+
     from autoprompt.models.backbone import Backbone
     from autoprompt.models.inputs import ModelInputs
 
@@ -25,17 +27,22 @@ TEXTS = ("a", "it was the first and the last of them")
 LEAST, APART = 1e-7, 1e-3  # of a gradient and a change; of an answer alone and in company
 
 
-def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
+def unfit(
+    candidate: Candidate,
+    kind: str,
+    backbone: Backbone,
+    pool: Mapping[str, torch.Tensor] | None = None,
+) -> str:
     """Why the model cannot take the candidate's prompt, '' where it can or there is none.
 
     kind: `single` or `pair`. Template and words need not be there: the task's usual ones are tried.
-    `CandidateError` for a head with a method that takes none.
+    `CandidateError` for a head with a method that takes none. pool: of a prompt that begins there.
     """
     import torch
 
-    from autoprompt.learners.head import NO_WORDS, read_state
+    from autoprompt.learners.head import NOWHERE, read_state
     from autoprompt.models.backbone import ModelError
-    from autoprompt.prompts.base import Words
+    from autoprompt.prompts.base import Origin
 
     prefix = prefix_of(candidate) if reads_head(candidate) else None
     method = prefix or learned_prompt(candidate)
@@ -45,7 +52,7 @@ def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
     second = TEXTS[0] if kind == "pair" else None
     answer: Callable[[ModelInputs], torch.Tensor] = backbone.answer_states
     if prefix is not None:
-        words, count = NO_WORDS, 0
+        origin, count = NOWHERE, 0
         rows = [backbone.encode_plain(text, second, prefix.length) for text in TEXTS]
         answer = partial(read_state, backbone)
     else:
@@ -54,10 +61,10 @@ def unfit(candidate: Candidate, kind: str, backbone: Backbone) -> str:
             backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)
             for text in TEXTS
         ]
-        words = Words((), ((rows[0].ids[-1],),))
+        origin = Origin((), ((rows[0].ids[-1],),), pool)
         count = slots(placed.template) + placed.lead
     try:
-        prompt = method.start(backbone, words, count, 0)
+        prompt = method.start(backbone, origin, count, 0)
     except ModelError as error:
         return str(error).removeprefix("model: ")
     with backbone.exactly():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,13 +18,16 @@ from autoprompt.learners.training import Settings
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
-from autoprompt.prompts.base import Fitted, Method, Prompt, first_words
+from autoprompt.prompts.base import Fitted, Method, Prompt, origin_of
 from autoprompt.text.placement import Placed, slots
 from autoprompt.text.template import Template, render
 from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
+
+#: From the numbers of a batch's rows to a scalar.
+BatchLoss = Callable[[list[int]], torch.Tensor]
 
 
 class Prompted:
@@ -77,7 +80,7 @@ class Prompted:
                 self.tokens += count
         else:
             self._check_weights()
-            rows = {k: self._encode(examples, k) for k in self._answers.lengths}
+            rows = self._rows(examples)
             states = {k: read(backbone, encoded, self._states) for k, encoded in rows.items()}
             self.tokens += sum(len(row.ids) for encoded in rows.values() for row in encoded)
         found = self._answers.scores_in_chunks(backbone, states)
@@ -114,10 +117,9 @@ class Prompted:
         self, examples: Sequence[Example], settings: Settings, seed: int, deadline: float | None
     ) -> None:
         backbone, answers = self._workshop.backbone, self._answers
-        targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
-        rows = {k: self._encode(examples, k) for k in answers.lengths}
+        rows = self._rows(examples)
         backbone.weights.reset()
-        prompt = None if self._method is None else self._start(self._method, seed)
+        prompt = None if self._method is None else self.start(seed)
         self._prompt = prompt
         trainable = Trainable((), ())
         if self._tuned:
@@ -130,6 +132,41 @@ class Prompted:
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
+        batch_loss = self._loss(examples, rows)
+
+        try:
+            shrink = self._workshop.optimiser.run(
+                trainable, batch_loss, len(examples), settings, seed=seed, deadline=deadline
+            )
+        except BaseException:
+            backbone.weights.reset()
+            raise
+        if prompt is not None:
+            self._prompt = prompt.finish()
+        if self._tuned:
+            backbone.weights.finish(shrink)
+            self._generation = backbone.weights.generation
+
+    def start(self, seed: int) -> Prompt:
+        """A fresh prompt of its method, drawn from `seed`."""
+        assert self._method is not None, "no method learns a prompt here"
+        backbone = self._workshop.backbone
+        origin = origin_of(backbone, self._template, self._words, self._workshop.pool)
+        count = slots(self._placed.template) + self._placed.lead
+        return self._method.start(backbone, origin, count, seed)
+
+    def share(self, prompt: Prompt, examples: Sequence[Example]) -> BatchLoss:
+        """The loss of `examples` asked with a prompt that others train at the same time."""
+        self._prompt = prompt
+        return self._loss(examples, self._rows(examples))
+
+    def _rows(self, examples: Sequence[Example]) -> dict[int, list[Encoded]]:
+        return {k: self._encode(examples, k) for k in self._answers.lengths}
+
+    def _loss(self, examples: Sequence[Example], rows: Mapping[int, list[Encoded]]) -> BatchLoss:
+        """Mean cross-entropy of the rows whose numbers it is given."""
+        backbone, answers = self._workshop.backbone, self._answers
+        targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
         known: dict[int, Sequence[torch.Tensor]] = {}
         for k, encoded in rows.items():
             known[k], count = self._workshop.beginnings.hold(encoded)
@@ -145,24 +182,7 @@ class Prompted:
                 self.tokens -= sum(part.shape[2] for part in parts)
             return functional.cross_entropy(answers.scores(backbone, states), targets[chosen])
 
-        try:
-            shrink = self._workshop.optimiser.run(
-                trainable, batch_loss, len(examples), settings, seed=seed, deadline=deadline
-            )
-        except BaseException:
-            backbone.weights.reset()
-            raise
-        if prompt is not None:
-            self._prompt = prompt.finish()
-        if self._tuned:
-            backbone.weights.finish(shrink)
-            self._generation = backbone.weights.generation
-
-    def _start(self, method: Method, seed: int) -> Prompt:
-        backbone = self._workshop.backbone
-        words = first_words(backbone, self._template, self._words)
-        count = slots(self._placed.template) + self._placed.lead
-        return method.start(backbone, words, count, seed)
+        return batch_loss
 
     def _fitted(self) -> Fitted:
         assert self._prompt is not None, "fit or load first"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +56,11 @@ class Optimiser:
         seed: int,
         deadline: float | None = None,
         on_step: Callable[[int, float], None] | None = None,
+        order: Iterable[list[int]] | None = None,
     ) -> float:
         """Train on `count` rows; `batch_loss` turns row numbers into a scalar loss.
+
+        order: the row numbers of each step, instead of `batches`.
 
         Returns the factor by which weight decay shrank every matrix row that got no gradient.
         `LearnerError` at a loss that is no number, `TimeoutError` past `deadline`.
@@ -65,7 +68,7 @@ class Optimiser:
         optimiser = self._prepare(trainable, settings)
         tensors = [*trainable.decayed, *trainable.plain, *trainable.prompt]
         shrink = 1.0
-        for step, rows in enumerate(batches(count, settings, seed)):
+        for step, rows in enumerate(batches(count, settings, seed) if order is None else order):
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"out of time after {step} of {settings.steps} steps")
             left = (settings.steps - step) / settings.steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from autoprompt.learners.beginnings import Beginnings
+    from autoprompt.learners.prompt_pool import PromptPool
     from autoprompt.learners.training import Optimiser
     from autoprompt.models.backbone import Backbone
     from autoprompt.models.sentence import SentenceEncoder
@@ -29,7 +30,7 @@ READ_AHEAD = 512
 
 class Workshop:
     """Loads nothing until asked. `labelled` are all rows of the run, of which folds are made;
-    `unlabeled` texts sharpen calibration priors."""
+    `unlabeled` texts sharpen calibration priors; prompts can begin with `prompt_pool`."""
 
     def __init__(
         self,
@@ -42,12 +43,14 @@ class Workshop:
         unlabeled: Sequence[Example] = (),
         revision: str | None = None,
         multi_token: str = "masks",
+        prompt_pool: PromptPool | None = None,
     ) -> None:
         self.task, self.model, self.revision = task, model, revision
         self.device, self.precision = device, precision
         self.labelled = tuple(labelled)
         self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
         self.multi_token = multi_token
+        self.prompt_pool = prompt_pool
         self._answers: OrderedDict[tuple[str, int, str, str | None], torch.Tensor] = OrderedDict()
 
     @cached_property
@@ -58,6 +61,11 @@ class Workshop:
         return load_model(
             self.model, device=self.device, precision=self.precision, revision=self.revision
         )
+
+    @cached_property
+    def pool(self) -> Mapping[str, torch.Tensor] | None:
+        """Tensors of the prompt pool, None without one; `PoolError` for one of another model."""
+        return None if self.prompt_pool is None else self.prompt_pool.load(self.backbone)
 
     @cached_property
     def optimiser(self) -> Optimiser:

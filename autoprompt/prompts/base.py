@@ -30,11 +30,13 @@ class PromptError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """Tokens a prompt can begin with: the template's own, and each class's label word."""
+class Origin:
+    """What a prompt can begin with: the template's own tokens, each class's label word, and the
+    tensors of a prompt pool that was trained before."""
 
     template: tuple[int, ...]
     labels: tuple[tuple[int, ...], ...]
+    pool: Mapping[str, torch.Tensor] | None = None
 
 
 class Prompt(Protocol):
@@ -66,22 +68,27 @@ class Method(Protocol):
     def place(self, template: Template) -> Placed:
         """Where the prompt's tokens stand."""
 
-    def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> Prompt:
+    def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Prompt:
         """A fresh prompt of `slots` tokens, drawn from `seed`."""
 
     def restore(self, backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> Fitted:
         """The prompt whose `tensors` these are."""
 
 
-def first_words(backbone: Backbone, template: Template, words: WordIds) -> Words:
-    """Tokens of the template's own words and of each class's first label word."""
+def origin_of(
+    backbone: Backbone,
+    template: Template,
+    words: WordIds,
+    pool: Mapping[str, torch.Tensor] | None,
+) -> Origin:
+    """Tokens of the template's own words and of each class's first label word, and the pool."""
     tokenizer = backbone.tokenizer
     own: list[int] = []
     for part in template.parts:
         if part.kind == "literal":
             piece = Piece("words", text=part.literal, space_before=part.space_before)
             own += tokenize_piece(tokenizer, piece)
-    return Words(tuple(own), tuple(row[0] for row in words.ids))
+    return Origin(tuple(own), tuple(row[0] for row in words.ids), pool)
 
 
 def common_tokens(tokenizer: object) -> list[int]:
@@ -100,7 +107,7 @@ def common_tokens(tokenizer: object) -> list[int]:
 
 
 def initial_vectors(
-    kind: str, length: int, backbone: Backbone, words: Words, generator: torch.Generator
+    kind: str, length: int, backbone: Backbone, origin: Origin, generator: torch.Generator
 ) -> torch.Tensor:
     """[length, E], fp32, on the CPU.
 
@@ -121,11 +128,11 @@ def initial_vectors(
         return torch.randn(length, table.shape[1], generator=generator) * table.std()
     drawn = torch.randint(len(common), (length,), generator=generator)
     vectors = embedded(common[drawn])
-    if kind == "text" and words.template:
-        repeated = torch.tensor(words.template).repeat(-(-length // len(words.template)))
+    if kind == "text" and origin.template:
+        repeated = torch.tensor(origin.template).repeat(-(-length // len(origin.template)))
         return embedded(repeated[:length])
     if kind == "label_words":
-        for place, ids in enumerate(words.labels[:length]):
+        for place, ids in enumerate(origin.labels[:length]):
             vectors[place] = embedded(torch.tensor(ids)).mean(dim=0)
     return vectors
 

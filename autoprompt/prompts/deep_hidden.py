@@ -16,8 +16,8 @@ from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.prompts.base import (
     INITIALISATIONS,
+    Origin,
     PromptError,
-    Words,
     at_slots,
     chosen,
     initial_vectors,
@@ -65,11 +65,11 @@ class DeepHidden:
         """Where the vectors stand."""
         return place(template, self.position, self.length)
 
-    def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> DeepVectors:
+    def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> DeepVectors:
         """Fresh vectors, drawn from `seed`, and in later layers what the frozen model makes of
         them; `ModelError` where its layers are not found."""
         generator = torch.Generator().manual_seed(seed)
-        vectors = initial_vectors(self.initialisation, slots, backbone, words, generator)
+        vectors = initial_vectors(self.initialisation, slots, backbone, origin, generator)
         vectors = vectors.to(backbone.device)
         states = _states(backbone, vectors)
         return DeepVectors(vectors.requires_grad_(True), states.requires_grad_(True))

@@ -21,8 +21,8 @@ from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.prompts.base import (
     INITIALISATIONS,
+    Origin,
     PromptError,
-    Words,
     chosen,
     initial_vectors,
     whole,
@@ -49,6 +49,7 @@ CONTROLLERS: dict[str, tuple[str, str, bool]] = {
     "adap_ins_len": ("length", "instance", False),
 }
 PLACES = ("front", "after_bos")  # of the front block
+POOL = "pool"  # beside INITIALISATIONS: vectors and controller trained on other tasks
 FIDELITIES = ("sane", "reference")
 LOGITS = 0.5  # task-level logits begin uniform within this, as in the reference code
 
@@ -56,7 +57,8 @@ LOGITS = 0.5  # task-level logits begin uniform within this, as in the reference
 @dataclass(frozen=True, slots=True)
 class Dynamic:
     """Length in tokens, one of CONTROLLERS, pool size, place of the front block, one of
-    INITIALISATIONS, annealing of the temperature, and whether the reference's quirks are kept."""
+    INITIALISATIONS or POOL, annealing of the temperature, and whether the reference's quirks are
+    kept."""
 
     length: int
     controller: str
@@ -71,11 +73,17 @@ class Dynamic:
         refuse_slots(template, "a dynamic prompt finds its own place")
         return Placed(template, reserve=self.length)
 
-    def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> Live:
-        """Fresh vectors and a fresh controller, drawn from `seed`."""
+    def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Live:
+        """Fresh vectors and a fresh controller, drawn from `seed`; or those of the pool.
+
+        `PromptError` where there is no pool to begin with, or none of this model and these
+        settings.
+        """
         generator = torch.Generator().manual_seed(seed)
+        if self.initialisation == POOL:
+            return Live(self, self._known(backbone, _given(origin)), generator)
         count = self.pool * self.length
-        vectors = initial_vectors(self.initialisation, count, backbone, words, generator)
+        vectors = initial_vectors(self.initialisation, count, backbone, origin, generator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = Network(self, backbone.hidden_size, backbone.embedding_size)
@@ -85,6 +93,9 @@ class Dynamic:
 
     def restore(self, backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> Chooser:
         """Saved vectors and their controller; `PromptError` where they do not fit the model."""
+        return Chooser(self, self._known(backbone, tensors).requires_grad_(False))
+
+    def _known(self, backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> Network:
         network = Network(self, backbone.hidden_size, backbone.embedding_size)
         try:
             network.load_state_dict({k: t.float() for k, t in tensors.items()})
@@ -93,7 +104,7 @@ class Dynamic:
                 f"prompt: its tensors do not fit {backbone.name!r} ({' '.join(str(error).split())})"
                 "; load it with the model it was trained on"
             ) from error
-        return Chooser(self, network.to(backbone.device).requires_grad_(False))
+        return network.to(backbone.device)
 
 
 class Network(nn.Module):
@@ -260,6 +271,15 @@ class Live(Chooser):
         return Chooser(self._settings, self._network.requires_grad_(False))
 
 
+def _given(origin: Origin) -> Mapping[str, torch.Tensor]:
+    if origin.pool is None:
+        raise PromptError(
+            f"prompt_init: {POOL!r} begins with a trained prompt pool and there is none; search "
+            f"with --pool POOL, or choose one of {', '.join(INITIALISATIONS)}"
+        )
+    return origin.pool
+
+
 def read(values: Mapping[str, object]) -> Dynamic:
     """From a candidate's prompt_length, controller, prompt_position, prompt_init and, where they
     apply, pool_size, annealing and fidelity; `PromptError` if unusable."""
@@ -273,7 +293,7 @@ def read(values: Mapping[str, object]) -> Dynamic:
         controller,
         whole(values, "pool_size") if pooled else 1,
         chosen(values, "prompt_position", PLACES),
-        chosen(values, "prompt_init", INITIALISATIONS),
+        chosen(values, "prompt_init", (*INITIALISATIONS, POOL)),
         float(annealing),
         chosen({"fidelity": "sane"} | dict(values), "fidelity", FIDELITIES) == "reference",
     )

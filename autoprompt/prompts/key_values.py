@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
-from autoprompt.prompts.base import PromptError, Words, chosen, whole
+from autoprompt.prompts.base import Origin, PromptError, chosen, whole
 from autoprompt.text.placement import Placed, refuse_slots
 from autoprompt.text.template import Template
 
@@ -108,7 +108,7 @@ class PrefixMethod:
         refuse_slots(template, "a prefix stands in no slot")
         return Placed(template, reserve=self.length)
 
-    def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> Live:
+    def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Live:
         """A fresh prefix, drawn from `seed`; `ModelError` where the model takes none."""
         shape = backbone.prefix_shape()
         with torch.random.fork_rng(devices=[]):

@@ -16,8 +16,8 @@ from torch import nn
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.prompts.base import (
+    Origin,
     Vectors,
-    Words,
     at_slots,
     chosen,
     saved_vectors,
@@ -92,7 +92,7 @@ class PTuning:
         """Where the pseudo tokens stand."""
         return place(template, self.position, self.length)
 
-    def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> Live:
+    def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Live:
         """A fresh network, drawn from `seed`; the paper has no other beginning."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

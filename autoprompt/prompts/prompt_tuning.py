@@ -14,8 +14,8 @@ import torch
 from autoprompt.models.backbone import Backbone
 from autoprompt.prompts.base import (
     INITIALISATIONS,
+    Origin,
     Vectors,
-    Words,
     chosen,
     initial_vectors,
     saved_vectors,
@@ -37,10 +37,10 @@ class PromptTuning:
         """Where the vectors stand."""
         return place(template, self.position, self.length)
 
-    def start(self, backbone: Backbone, words: Words, slots: int, seed: int) -> Vectors:
+    def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Vectors:
         """Fresh vectors, drawn from `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        vectors = initial_vectors(self.initialisation, slots, backbone, words, generator)
+        vectors = initial_vectors(self.initialisation, slots, backbone, origin, generator)
         return Vectors(vectors.to(backbone.device).requires_grad_(True))
 
     def restore(self, backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> Vectors:

@@ -49,6 +49,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         words: str | Sequence[str] | None = None,
         shots: int | None = None,
         unlabeled: str | None = None,
+        pool: str | Path | None = None,
         trials: int | None = None,
         minutes: float | None = None,
         seed: int | None = None,
@@ -68,6 +69,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         self.words = words
         self.shots = shots
         self.unlabeled = unlabeled
+        self.pool = pool
         self.trials = trials
         self.minutes = minutes
         self.seed = seed
@@ -132,6 +134,7 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             words=_several(self.words),
             shots=self.shots,
             unlabeled=self.unlabeled,
+            pool=None if self.pool is None else Path(self.pool),
             trials=self.trials,
             minutes=self.minutes,
             seed=self.seed,

@@ -75,6 +75,8 @@ def examine(
             # a learner shares the resident model: take its answers before the next one trains
             scorers.append((row, _Answers(learner.scores(table.examples))))
     known = set(overlap(labelled, table.examples))
+    if pool := workshop.prompt_pool:  # its rows were trained on too
+        known |= {i for i, row in enumerate(table.examples) if pool.has_seen(row)}
     clean = [i for i in range(len(table.examples)) if i not in known]
     truth = task.label_ids(table.examples)
     found: list[dict[str, Any]] = []

@@ -13,6 +13,7 @@ from typing import Any
 
 from autoprompt.data.readers import read_rows, write_rows
 from autoprompt.data.task import DataError, Example, digest
+from autoprompt.learners.prompt_pool import PoolError, PromptPool, copy_pool, open_pool
 
 DATABASE = "study.db"
 
@@ -74,7 +75,8 @@ class RunFolder:
     """The files of one run.
 
     `run.toml` what was asked for, `labelled.jsonl` and `unlabeled.jsonl` the rows (mode 600),
-    `study.db` the database unless another was named, `bundle/` the trained winner.
+    `pool/` the prompt pool that was given, `study.db` the database unless another was named,
+    `bundle/` the trained winner.
     """
 
     path: Path
@@ -90,6 +92,10 @@ class RunFolder:
     @property
     def unlabeled(self) -> Path:
         return self.path / "unlabeled.jsonl"
+
+    @property
+    def pool(self) -> Path:
+        return self.path / "pool"
 
     @property
     def bundle(self) -> Path:
@@ -142,13 +148,16 @@ class RunFolder:
         manifest: dict[str, Any],
         rows: tuple[Example, ...],
         unlabeled: tuple[Example, ...] = (),
+        pool: PromptPool | None = None,
     ) -> None:
-        """Write the rows, then run.toml: a folder with run.toml is complete."""
+        """Write the rows and the pool, then run.toml: a folder with run.toml is complete."""
         write_rows(self.rows, rows)
         if unlabeled:
             write_rows(self.unlabeled, unlabeled)
         else:
             self.unlabeled.unlink(missing_ok=True)  # left by a start that never got to run.toml
+        if pool is not None:
+            copy_pool(pool, self.pool)
         self.write_manifest(manifest)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -185,3 +194,17 @@ class RunFolder:
 
     def read_unlabeled(self) -> tuple[Example, ...]:
         return read_rows(self.unlabeled) if self.unlabeled.exists() else ()
+
+    def read_pool(self, digest: str) -> PromptPool | None:
+        """The prompt pool of the run's settings, None where its `digest` is empty.
+
+        Raises PoolError when it is not the one that the run was started with.
+        """
+        if not digest:
+            return None
+        found = open_pool(self.pool)
+        if found.digest != digest:
+            raise PoolError(
+                f"{self.pool}: not the pool that the run was started with; restore the folder"
+            )
+        return found

@@ -79,7 +79,7 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
     with folder.locked(), interruptible(), studies.quiet_optuna():
         prepared = prepare(data, options, folder, listener.say)
         settings = prepared.settings
-        space, own = preset_texts(open_space(settings))
+        space, own = preset_texts(open_space(settings, prepared.pool))
         texts = own | settings.config.space
         asked = read_asked(
             settings.templates, settings.words, texts, prepared.task, slotless(space)
@@ -112,6 +112,7 @@ def _run(
         prepared.rows,
         unlabeled=prepared.unlabeled,
         multi_token=config.words.multi_token,
+        prompt_pool=prepared.pool,
     )
     versions = studies.versions(workshop)
     startup = _startup(workshop, clock)

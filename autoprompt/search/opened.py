@@ -59,6 +59,7 @@ class OpenRun:
             self.labelled(),
             unlabeled=self.folder.read_unlabeled(),
             multi_token=settings.config.words.multi_token,
+            prompt_pool=self.folder.read_pool(settings.pool_digest),
         )
 
 

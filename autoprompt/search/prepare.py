@@ -23,6 +23,7 @@ from autoprompt.data.task import (
     make_task,
     single_texts,
 )
+from autoprompt.learners.prompt_pool import INIT, METHOD, POOL, PromptPool, open_pool
 from autoprompt.search import study as studies
 from autoprompt.search.address import storage_url, without_password
 from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Asked, Pools, build_pools
@@ -53,6 +54,7 @@ class Prepared:
     task: Task
     rows: tuple[Example, ...]
     unlabeled: tuple[Example, ...]
+    pool: PromptPool | None
     folds: int
     url: str
     study_name: str
@@ -84,9 +86,16 @@ def prepare(
             beside="--unlabeled",
         )
         unlabeled, unlabeled_digest = found.examples, found.digest
-    settings = resolve(options, stored, unlabeled_digest)
+    pool = None
+    if options.pool is not None:
+        pool = open_pool(options.pool)
+    elif stored is not None:
+        pool = folder.read_pool(stored.pool_digest)
+    settings = resolve(options, stored, unlabeled_digest, pool)
     labelled = _labelled(table, settings, say)
     task = make_task(labelled)
+    if pool is not None:
+        _refuse_seen(labelled, pool, table.source)
     if len(labelled) > MANY_ROWS:
         say(
             f"DATA: {len(labelled)} labelled rows; every template is read with all of them, "
@@ -133,8 +142,18 @@ def prepare(
         "settings": settings.to_manifest(),
     }
     return Prepared(
-        folder, settings, task, labelled, unlabeled, folds, url, name, manifest=new_manifest
+        folder, settings, task, labelled, unlabeled, pool, folds, url, name, manifest=new_manifest
     )
+
+
+def _refuse_seen(labelled: tuple[Example, ...], pool: PromptPool, source: str) -> None:
+    """DataError where rows to be scored on trained the pool: their scores would be too high."""
+    seen = sum(pool.has_seen(row) for row in labelled)
+    if seen:
+        raise DataError(
+            f"DATA {source}: {seen} of its {len(labelled)} rows trained the pool {pool.folder}, so "
+            "a score on them would be too high; leave them out, or train the pool on other data"
+        )
 
 
 def _labelled(table: Table, settings: Settings, say: Callable[[str], None]) -> tuple[Example, ...]:
@@ -155,9 +174,12 @@ def _labelled(table: Table, settings: Settings, say: Callable[[str], None]) -> t
     return tuple(chosen)
 
 
-def open_space(settings: Settings) -> Space:
-    """Presets merged, `train.` and `space.` applied. Raises SpaceError."""
+def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
+    """Presets merged, a prompt pool's own settings put in, `train.` and `space.` applied. Raises
+    SpaceError."""
     space = Space.merge(*(presets.load(name) for name in settings.presets))
+    if pool is not None:
+        space = _begun(space, pool, settings)
     for name in NOT_YET:
         if name in space.names:
             raise SpaceError(f"{name}: no method here takes it yet; leave it out of the preset")
@@ -179,7 +201,36 @@ def open_space(settings: Settings) -> Space:
             except SpaceError as error:
                 text = str(error)
                 raise SpaceError(text if text.startswith("space") else f"space.{text}") from None
+    if pool is not None:
+        _check_begun(space, pool)
+    elif any(
+        POOL in d.options for d in space.dimensions if isinstance(d, Choice) and d.name == INIT
+    ):
+        raise SpaceError(f"space.{INIT}: {POOL!r} begins with a prompt pool; give one with --pool")
     return space
+
+
+def _begun(space: Space, pool: PromptPool, settings: Settings) -> Space:
+    """The space whose dynamic prompts begin with the pool: what it decides is fixed for them."""
+    if METHOD not in space.methods:
+        raise SpaceError(
+            f"--pool: a pool holds prompts of {METHOD!r}, which --preset "
+            f"{' '.join(settings.presets)} does not try; add --preset {METHOD}"
+        )
+    own = [Choice("method", (METHOD,))]
+    own += [Choice(name, (value,)) for name, value in pool.values.items()]
+    return Space.merge(space, Space(tuple(own)))
+
+
+def _check_begun(space: Space, pool: PromptPool) -> None:
+    """SpaceError where a setting of the user's took back what the pool decides."""
+    for d in space.dimensions:
+        held = METHOD in dict(d.when).get("method", (METHOD,)) and d.name in pool.values
+        if held and not (isinstance(d, Choice) and d.options == (pool.values[d.name],)):
+            raise SpaceError(
+                f"space.{d.name}: given, but for {METHOD!r} it follows from --pool "
+                f"({pool.values[d.name]!r}); leave one of them out"
+            )
 
 
 def slotless(space: Space) -> tuple[str, ...]:
@@ -215,7 +266,7 @@ def fitting(
         found = {}
         for name in readouts or ("verbalizer",):
             candidate = Candidate(values | {"readout": name})
-            found[name] = unfit(candidate, task.kind, workshop.backbone)
+            found[name] = unfit(candidate, task.kind, workshop.backbone, workshop.pool)
         if all(found.values()):
             reasons[method] = next(iter(found.values()))
             say(f"{method}: left out; {reasons[method]}")
@@ -325,7 +376,7 @@ def freeze(
         pools = Pools(())
     space = studies.with_pools(space, pools)
     space.check()
-    prepared.folder.write(prepared.manifest, prepared.rows, prepared.unlabeled)
+    prepared.folder.write(prepared.manifest, prepared.rows, prepared.unlabeled, prepared.pool)
     if record is None:
         record = store.create_study(
             name=prepared.study_name,

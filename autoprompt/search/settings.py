@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from autoprompt import config as configuration
 from autoprompt.config import Config
 from autoprompt.data.readers import Columns
+from autoprompt.learners.prompt_pool import METHOD, PromptPool
 from autoprompt.search.folder import RunError
 
 DEFAULT_MINUTES = 10.0
@@ -33,6 +34,7 @@ class Options:
     words: tuple[str, ...] = ()
     shots: int | None = None
     unlabeled: str | None = None
+    pool: Path | None = None
     trials: int | None = None
     minutes: float | None = None
     seed: int | None = None
@@ -56,6 +58,7 @@ class Settings:
     shots: int | None = None
     seed: int = 0
     unlabeled_digest: str = ""
+    pool_digest: str = ""
     config: Config = field(default_factory=Config)
     device: str = "auto"
 
@@ -74,6 +77,8 @@ class Settings:
             "--seed": self.seed,
             "--unlabeled": self.unlabeled_digest,
         }
+        if self.pool_digest:  # absent for studies that were made before there were pools
+            own["--pool"] = self.pool_digest
         return json.loads(json.dumps(own | flat))
 
     def digest(self) -> str:
@@ -100,8 +105,16 @@ def from_manifest(table: Mapping[str, Any]) -> Settings:
     return Settings(config=config, **values)
 
 
-def resolve(options: Options, stored: Settings | None, unlabeled_digest: str | None) -> Settings:
+def resolve(
+    options: Options,
+    stored: Settings | None,
+    unlabeled_digest: str | None,
+    pool: PromptPool | None = None,
+) -> Settings:
     """Options over the run's stored settings over the defaults.
+
+    A prompt pool brings its own defaults: the model it was trained with, and the one preset that
+    can begin with it.
 
     Raises RunError naming the first value that a resume may not change, ConfigError for a wrong
     key or value.
@@ -138,6 +151,10 @@ def resolve(options: Options, stored: Settings | None, unlabeled_digest: str | N
         for name in ("model", "presets", "templates", "words", "shots", "seed", "device")
         if (value := getattr(options, name)) not in (None, ())
     }
+    if pool is not None:
+        given["pool_digest"] = pool.digest
+        if stored is None:
+            given = {"model": pool.model, "presets": (METHOD,)} | given
     model = given.get("model", "builtin")
     if model != "builtin" and Path(model).expanduser().is_dir():
         given["model"] = str(Path(model).expanduser().resolve())  # later verbs run elsewhere

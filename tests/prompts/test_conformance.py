@@ -16,7 +16,7 @@ from autoprompt import plugins
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
-from autoprompt.prompts.base import Words
+from autoprompt.prompts.base import Origin
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces import presets
 from search_spaces.candidate import Candidate
@@ -76,7 +76,7 @@ def test_the_optimiser_holds_the_prompt_and_nothing_else(
     theirs = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     assert theirs.isdisjoint(t.untyped_storage().data_ptr() for t in held)
     settings = plugins.find("autoprompt.prompts", method).read(chosen.values)
-    own = settings.start(backbone, Words((7,), ((8,), (9,))), 3, 0).parameters()
+    own = settings.start(backbone, Origin((7,), ((8,), (9,))), 3, 0).parameters()
     assert [tuple(t.shape) for t in held] == [tuple(t.shape) for t in own]
 
 

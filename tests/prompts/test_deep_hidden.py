@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from autoprompt.models.load import load_model
-from autoprompt.prompts.base import PromptError, Vectors, Words
+from autoprompt.prompts.base import Origin, PromptError, Vectors
 from autoprompt.prompts.deep_hidden import DeepHidden, DeepVectors, read
 from autoprompt.text.placement import POSITIONS, place
 from autoprompt.text.template import parse, render
 
-WORDS = Words((7, 8), ((9,), (10, 11)))
+WORDS = Origin((7, 8), ((9,), (10, 11)))
 FAMILIES = ("bert", "albert", "electra", "deberta-v2", "modernbert", "gpt2", "llama", "t5", "bart")
 LENGTH = 3
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from autoprompt.models.masked import load_masked
-from autoprompt.prompts.base import PromptError, Vectors, Words
+from autoprompt.prompts.base import Origin, PromptError, Vectors
 from autoprompt.prompts.dynamic import CONTROLLERS, Chooser, Dynamic, Network, read
 from autoprompt.text.placement import place
 from autoprompt.text.template import parse, render
 
-WORDS = Words((7, 8), ((9,), (10, 11)))
+WORDS = Origin((7, 8), ((9,), (10, 11)))
 TEMPLATE = parse("{text} it was {mask} .")
 TEXTS = ("good", "the plot was dull , boring and very , very bad")
 LENGTH = 4

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from autoprompt.models.masked import load_masked
-from autoprompt.prompts.base import Words
+from autoprompt.prompts.base import Origin
 from autoprompt.prompts.p_tuning import REPARAMETRISATIONS, PTuning, Reparametrisation
 from autoprompt.text.placement import place
 from autoprompt.text.template import parse, render
 
-WORDS = Words((7, 8), ((9,), (10, 11)))
+WORDS = Origin((7, 8), ((9,), (10, 11)))
 
 
 @pytest.fixture(params=("bert", "albert"))

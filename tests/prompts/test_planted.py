@@ -14,7 +14,7 @@ from planted_language import BY_OPENING, FIRST, PULLED, PULLED_SECOND, SECOND, T
 
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
-from autoprompt.prompts.base import Words
+from autoprompt.prompts.base import Origin
 from autoprompt.prompts.dynamic import Chooser, Live
 from autoprompt.text.placement import POSITIONS
 from autoprompt.text.verbalizer import Verbalizer
@@ -179,7 +179,7 @@ def test_the_gradient_prefers_the_layouts_that_cost_less(
     """All layouts of a text tried in turn, against the straight-through gradient at each."""
     learner: Any = build(Candidate(BASE | dynamic(controller)), TASK, workshop)
     method, backbone = learner._method, workshop.backbone
-    network = method.start(backbone, Words((7, 8), ((9,), (10,))), 0, seed=0)._network
+    network = method.start(backbone, Origin((7, 8), ((9,), (10,))), 0, seed=0)._network
     prompt = Chooser(method, network)
     layouts = range(LENGTH + 1)
     compared = 0

@@ -11,9 +11,9 @@ import torch
 
 from autoprompt.models.masked import load_masked
 from autoprompt.prompts.base import (
+    Origin,
     PromptError,
     Vectors,
-    Words,
     common_tokens,
     initial_vectors,
     saved_vectors,
@@ -24,7 +24,7 @@ from autoprompt.text.template import parse, render
 from autoprompt.text.truncation import TruncationError
 
 TEXTS = ("a moving story", "the plot was dull , boring and very , very bad")
-WORDS = Words((7, 8), ((9,), (10, 11)))
+WORDS = Origin((7, 8), ((9,), (10, 11)))
 
 
 @pytest.fixture(params=("bert", "roberta", "albert", "modernbert"))
@@ -98,7 +98,7 @@ def test_text_is_repeated_and_cut(backbone):
     rows = backbone.embed(torch.tensor([7, 8, 7]))
     torch.testing.assert_close(drawn("text", 3, backbone), rows)
     torch.testing.assert_close(drawn("text", 1, backbone), rows[:1])
-    wordless = Words((), WORDS.labels)
+    wordless = Origin((), WORDS.labels)
     assert drawn("text", 3, backbone, words=wordless).equal(drawn("vocabulary", 3, backbone))
 
 

@@ -1,0 +1,165 @@
+"""A trained prompt pool as a folder: written, checked, read. Trains nothing.
+
+`pool.json` says with which model and on which tasks it was trained, and what a candidate that
+begins with it has; `pool.safetensors` holds its prompts and their controller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprompt.data.task import Example, content_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from autoprompt.models.backbone import Backbone
+
+SCHEMA = 1
+KEY = 16  # hexadecimal digits: one in 2 ** 64 is another text
+DESCRIPTION, TENSORS = "pool.json", "pool.safetensors"
+METHOD = "dynamic"  # whose prompts a pool holds
+INIT, POOL = "prompt_init", "pool"  # the value of a candidate that begins with it
+
+
+class PoolError(ValueError):
+    """A folder that is no prompt pool, or one of another model; the message says which."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPool:
+    """A pool's folder and what its description says."""
+
+    folder: Path
+    described: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its tensors."""
+        return str(self.described["sha256"])
+
+    @property
+    def model(self) -> str:
+        """The model it was trained with, as --model names it."""
+        return str(self.described["model"]["name"])
+
+    @property
+    def values(self) -> dict[str, str | int]:
+        """What a candidate that begins with it has: the dimensions it leaves no choice in."""
+        return dict(self.described["prompt"])
+
+    def has_seen(self, example: Example) -> bool:
+        """Whether a text of this content trained it, whatever its label was."""
+        return row_key(example) in self.described["seen"]
+
+    def load(self, backbone: Backbone) -> dict[str, torch.Tensor]:
+        """Its tensors on the CPU; `PoolError` where they are of another model or damaged."""
+        from safetensors.torch import load_file
+
+        known, found = self.described["model"]["revision"], backbone.revision
+        if known != found:
+            raise PoolError(
+                f"--pool {self.folder}: was trained with revision {known!r} of {self.model!r}, but "
+                f"{backbone.name!r} has {found!r}; give that model, or train the pool anew"
+            )
+        _check_tensors(self.folder, self.digest)
+        return load_file(self.folder / TENSORS)
+
+
+def row_key(example: Example) -> str:
+    """What a pool remembers of a text that trained it: no words of it."""
+    return hashlib.sha256(content_key(example).encode("utf-8")).hexdigest()[:KEY]
+
+
+def open_pool(folder: Path) -> PromptPool:
+    """Read a pool's description and check its file; `PoolError` where there is none."""
+    path = folder / DESCRIPTION
+    try:
+        described = json.loads(path.read_text("utf-8"))
+        pool = PromptPool(folder, described)
+        schema = described["schema"]
+        if schema != SCHEMA:
+            raise PoolError(
+                f"--pool {path}: has schema {schema!r}, this version reads {SCHEMA}; use the "
+                "version that wrote it, or train the pool anew"
+            )
+        for value in (pool.digest, pool.model, described["model"]["revision"], pool.values):
+            if not value:
+                raise KeyError("a value is empty")
+        if not isinstance(described["seen"], list):
+            raise TypeError("seen is no list")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PoolError(
+            f"--pool {folder}: holds no {DESCRIPTION}; give a folder of `autoprompt pool train`"
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, PoolError):
+            raise
+        raise PoolError(
+            f"--pool {path}: is damaged ({error}); copy the pool again, or train it anew"
+        ) from error
+    _check_tensors(folder, pool.digest)
+    return pool
+
+
+@contextmanager
+def writing_pool(folder: Path) -> Iterator[Path]:
+    """A folder to write a pool to, which gets the name `folder` when all has gone well.
+
+    It is made at once: a place that cannot be written is found before a training.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def save_pool(
+    tensors: Mapping[str, torch.Tensor], described: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Write tensors and description (`model`, `prompt`, and what is worth knowing) to `folder`;
+    the description as it was written."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), folder / TENSORS)
+    whole = {"schema": SCHEMA, **described, "sha256": _digest(folder / TENSORS)}
+    text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    (folder / DESCRIPTION).write_text(text, "utf-8")
+    return whole
+
+
+def copy_pool(pool: PromptPool, folder: Path) -> None:
+    """Write its two files to `folder`, the description last."""
+    folder.mkdir(exist_ok=True)
+    for name in (TENSORS, DESCRIPTION):
+        shutil.copyfile(pool.folder / name, folder / name)
+
+
+def _check_tensors(folder: Path, expected: str) -> None:
+    path = folder / TENSORS
+    if not path.is_file():
+        raise PoolError(f"--pool {path}: is missing; copy the pool again, or train it anew")
+    if _digest(path) != expected:
+        raise PoolError(
+            f"--pool {path}: is not the file that was saved (sha256 differs); copy the pool again, "
+            "or train it anew"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

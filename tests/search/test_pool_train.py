@@ -1,0 +1,170 @@
+"""Several files to a prompt pool, and a search that begins with it, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+POOLS = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
+QUICK = ("confirm.blocks=0", "final.train=false")
+OWN = ("--template", "{text} it was {mask} .")
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another task, with labels of its own."""
+    rows = [(text, {"good": "yes", "bad": "no"}[label]) for text, label in toy.rows(8, 40)]
+    return toy.write_csv(tmp_path_factory.mktemp("other") / "other.csv", rows)
+
+
+@pytest.fixture(scope="module")
+def new_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts that train no pool."""
+    return toy.write_csv(tmp_path_factory.mktemp("new") / "new.csv", toy.rows(12, 60))
+
+
+@pytest.fixture(scope="module")
+def pool(
+    toy_data: Path, other_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A pool of both tasks. Read it only."""
+    folder = tmp_path_factory.mktemp("pools") / "pool"
+    more = ("--words", "bad=terrible; good=great", "--words", "", "--pool-size", 3, "--json")
+    said = train(toy_data, other_data, out=folder, model=tiny_model, more=(*OWN, *more))
+    assert said.code == 0, said.err
+    tasks = said.document["tasks"]
+    assert [task["rows"] for task in tasks] == [24, 16]
+    assert [task["steps"] for task in tasks] == [2, 2]
+    assert [list(task["words"]) for task in tasks] == [["bad", "good"], ["no", "yes"]]
+    assert "step 4 of 4: loss" in said.err
+    return folder
+
+
+def train(*data: Path, out: Path, model: Path, more: tuple[object, ...] = ()) -> toy.Said:
+    short = ("--steps", 4, "--prompt-length", 2, "--device", "cpu")
+    return toy.command("pool", "train", *data, "--out", out, "--model", model, *short, *more)
+
+
+def begin(data: Path, run: Path, pool: Path, *more: object) -> toy.Said:
+    asked = more if "--trials" in more else ("--trials", 2, *more)
+    asked = (*POOLS, *asked)
+    return toy.command("search", data, "--out", run, "--pool", pool, *toy.TINY, *asked)
+
+
+def dynamic(run: Path) -> list[dict[str, Any]]:
+    return [row for row in toy.board(run) if row["method"] == "dynamic"]
+
+
+def test_a_search_begins_with_the_pool_and_needs_it_no_more(
+    pool: Path, new_data: Path, tmp_path: Path
+) -> None:
+    own, run, bundle = tmp_path / "pool", tmp_path / "run", tmp_path / "bundle"
+    shutil.copytree(pool, own)
+    said = begin(new_data, run, own)  # neither model nor preset: they are the pool's
+    assert said.code == 0, said.err
+    assert len(dynamic(run)) == 2
+    for row in dynamic(run):
+        found = row["settings"]
+        assert (found["controller"], found["prompt_init"]) == ("adap_ins_vec", "pool")
+        assert (found["prompt_length"], found["pool_size"]) == (2, 3)
+    shutil.rmtree(own)  # the run has its own copy
+    again = toy.command("search", new_data, "--out", run, "--trials", 3)
+    assert again.code == 0, again.err
+    assert len(dynamic(run)) == 3
+    mixed = toy.write_csv(tmp_path / "test.csv", [*toy.rows(4, 80), *toy.rows(2, 0)])
+    tested = toy.command("test", run, mixed, "--json").document
+    assert (tested["n"], tested["overlap"], tested["without_overlap"]["n"]) == (12, 4, 8)
+    last = max(row["trial"] for row in dynamic(run))
+    assert toy.command("export", run, bundle, "--trial", last).code == 0
+    assert toy.command("predict", bundle, new_data, "--device", "cpu").code == 0
+
+
+def test_beside_other_presets_only_dynamic_prompts_begin_with_it(
+    pool: Path, new_data: Path, tmp_path: Path
+) -> None:
+    both = ("--preset", "prompt_tuning", "dynamic", "space.prompt_position=end", "--trials", 6)
+    said = begin(new_data, tmp_path / "run", pool, *both, *QUICK)
+    assert said.code == 0, said.err
+    begun = {
+        (row["method"], row["settings"].get("prompt_init")) for row in toy.board(tmp_path / "run")
+    }
+    assert {init for method, init in begun if method == "dynamic"} == {"pool"}
+    assert "pool" not in {init for method, init in begun if method == "prompt_tuning"}
+    assert {"dynamic", "prompt_tuning"} <= {method for method, _ in begun}
+
+
+def test_a_run_keeps_its_pool(
+    pool: Path, toy_data: Path, new_data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    assert begin(new_data, run, pool, "--trials", 1, *QUICK).code == 0
+    assert train(toy_data, out=other, model=tiny_model, more=("--pool-size", 3)).code == 0
+    said = begin(new_data, run, other, "--trials", 3, *QUICK)
+    assert said.code == 2
+    assert "--pool: " in said.err
+    (run / "pool" / "pool.safetensors").write_bytes(b"")
+    said = toy.command("search", new_data, "--out", run, "--trials", 3)
+    assert said.code == 2
+    assert "sha256 differs" in said.err
+
+
+def test_what_a_search_cannot_begin_with(
+    pool: Path, new_data: Path, tiny_model: Path, tiny_checkpoint: Any, tmp_path: Path
+) -> None:
+    other = tiny_checkpoint("bert", hidden_size=48)
+    for more, said in (
+        (("--preset", "hard"), "--pool: a pool holds prompts of 'dynamic'"),
+        (
+            ("space.controller=adap_pos",),
+            "space.controller: given, but for 'dynamic' it follows from --pool",
+        ),
+        (("--model", other), "was trained with revision"),
+    ):
+        found = begin(new_data, tmp_path / "run", pool, *more)
+        assert found.code == 2, (more, found.err)
+        assert said in found.err
+        assert not (tmp_path / "run" / "run.toml").exists()
+    known = toy.write_csv(tmp_path / "known.csv", [*toy.rows(4, 60), toy.rows(1)[0]])
+    found = begin(known, tmp_path / "run", pool)
+    assert found.code == 3
+    assert "1 of its 9 rows trained the pool" in found.err
+    asked = ("--preset", "dynamic", "space.prompt_init=pool", "--trials", 1)
+    found = toy.command(
+        "search", new_data, "--out", tmp_path / "run", "--model", tiny_model, *asked
+    )
+    assert found.code == 2
+    assert "give one with --pool" in found.err
+
+
+def test_what_a_pool_cannot_be_trained_with(
+    toy_data: Path, other_data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    one = toy.write_csv(tmp_path / "one.csv", [("a film", "x"), ("a plot", "x")])
+    there = tmp_path / "there"
+    there.mkdir()
+    for data, more, code, said in (
+        ((toy_data, other_data), ("--words", "bad=dull; good=brave"), 2, "no label named 'bad'"),
+        ((toy_data, other_data), ("--words", "", "--words", "yes=x"), 2, "other.csv: words: label"),
+        ((toy_data,), ("--words", "bad=dull; good=qqqq"), 2, "'qqqq' of label 'good'"),
+        ((toy_data,), (*OWN, *OWN), 2, "--template: given 2 times for 1 DATA"),
+        ((toy_data,), ("--template", "{text}"), 2, "train.csv: template"),
+        ((toy_data,), ("--template", "{soft:2} {text} {mask}"), 2, "leave it out"),
+        ((toy_data, one), (), 3, "one.csv: label: all rows have the one class"),
+        ((tmp_path / "none.csv",), (), 3, "none.csv"),
+        ((toy_data,) * 5, (), 2, "--steps: 4 are fewer than the 5 tasks"),
+        ((toy_data,), ("--learning-rate", "0"), 2, "--learning-rate: 0.0 is not above 0"),
+        ((toy_data,), ("--prompt-length", "100"), 2, "prompt_length"),
+    ):
+        found = train(*data, out=tmp_path / "pool", model=tiny_model, more=more)
+        assert (found.code, said in found.err) == (code, True), (more, found.err)
+        assert len(found.err.strip().splitlines()[-1]) > 0
+        assert not (tmp_path / "pool").exists()
+    found = train(toy_data, out=there, model=tiny_model)
+    assert found.code == 2
+    assert "exists already" in found.err
+    assert json.dumps(list(there.iterdir())) == "[]"

@@ -11,36 +11,19 @@ bits; branch and bound over partial tuples, many at a time, finds the best witho
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-#: Likelihoods are compared in steps of this many nats, as integers, whose sums do not depend on
-#: the order of the rows or on what was added to all of them.
-STEP = 1e-6
-#: How far the means of one class's candidates may lie apart, in nats; logits never do.
-WIDEST = 1e4
+from autoprompt.proposals.pairwise import Assignment, Problem, counted, pose
+
 #: (partial tuple, word) pairs looked at together: they fit into a core's cache.
 CELLS = 1 << 17
 #: Ascents that give the first tuples to beat.
 STARTS = 256
 NEVER = -(1 << 61)
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """One word a class: token ids in the order of the classes, rows it is right on, likelihood.
-
-    `likelihood` is the sum over the classes of the word's mean logit in rows of that class, in
-    nats; of log-probabilities in place of logits another number, but the same order.
-    """
-
-    tokens: tuple[int, ...]
-    right: int
-    likelihood: float
 
 
 def assign(
@@ -72,99 +55,6 @@ def assign(
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """What the search reads: bits, likelihoods and ids of each class's candidates, ids ascending.
-
-    wins[c, d]: [W, k_c, k_d], the rows of class c, as bits of W words, where c's candidate beats
-    d's. same[c, d]: [k_c, k_d], whether they may not stand together; absent where all may.
-    likelihoods: [k_c], in steps below the class's best. A tuple's key is rows right * span +
-    likelihoods, its rank a number that rises with its token ids (strides: [L]).
-    """
-
-    tokens: tuple[np.ndarray, ...]
-    means: tuple[np.ndarray, ...]
-    likelihoods: tuple[np.ndarray, ...]
-    wins: Mapping[tuple[int, int], np.ndarray]
-    same: Mapping[tuple[int, int], np.ndarray]
-    every_row: tuple[np.ndarray, ...]
-    strides: tuple[int, ...]
-    span: int
-    counts: type[np.generic]
-
-    def read(self, key: int, rank: int) -> Assignment:
-        places = [
-            rank // stride % len(ids) for stride, ids in zip(self.strides, self.tokens, strict=True)
-        ]
-        tokens = tuple(int(ids[place]) for ids, place in zip(self.tokens, places))
-        likelihood = math.fsum(means[place] for means, place in zip(self.means, places))
-        return Assignment(tokens, -(-key // self.span), likelihood)
-
-
-def pose(
-    logits: np.ndarray, labels: np.ndarray, candidates: Sequence[Sequence[int]], equal_words: bool
-) -> Problem:
-    """Compare all pairs of candidates on all rows."""
-    classes = range(len(candidates))
-    if len(candidates) < 2:
-        raise ValueError(f"candidates: {len(candidates)} class; give those of two or more")
-    for one in classes:
-        if not len(candidates[one]) or not (labels == one).any():
-            raise ValueError(f"class {one}: no candidate or no row; give at least one of each")
-    tokens = tuple(np.unique(np.asarray(ids, np.int64)) for ids in candidates)
-    rows = [np.sort(np.flatnonzero(labels == one)) for one in classes]
-    columns = [logits[:, ids] for ids in tokens]
-    if not all(np.isfinite(column).all() for column in columns):
-        raise ValueError("logits: not finite for a candidate; leave such tokens out")
-    # Sorted before they are summed: the same sum in whatever order the rows come.
-    means = tuple(np.sort(columns[one][rows[one]], axis=0).mean(0) for one in classes)
-    if max(np.ptp(mean) for mean in means) > WIDEST:
-        raise ValueError(f"logits: means of one class lie more than {WIDEST:g} nats apart")
-    likelihoods = tuple(np.rint((m - m.max()) / STEP).astype(np.int64) for m in means)
-    sizes = [len(ids) for ids in tokens]
-    if math.prod(sizes) >= 1 << 62:
-        raise ValueError(f"candidates: {sizes} make too many tuples; give fewer of each class")
-    wins, same = {}, {}
-    for one in classes:
-        for other in classes:
-            if one == other:
-                continue
-            ours, theirs = (columns[c][rows[one]] for c in (one, other))
-            beats = np.greater_equal if one < other else np.greater
-            wins[one, other] = packed(beats(ours[:, :, None], theirs[:, None, :]))
-            equal = tokens[one][:, None] == tokens[other]
-            if equal.any() and not equal_words:
-                same[one, other] = equal
-    return Problem(
-        tokens=tokens,
-        means=means,
-        likelihoods=likelihoods,
-        wins=wins,
-        same=same,
-        every_row=tuple(packed(np.ones((len(own), 1), bool)) for own in rows),
-        strides=tuple(math.prod(sizes[one + 1 :]) for one in classes),
-        span=1 - sum(int(steps.min()) for steps in likelihoods),
-        counts=np.uint8 if max(map(len, rows)) <= 64 and len(labels) < 256 else np.int32,
-    )
-
-
-def packed(rows: np.ndarray) -> np.ndarray:
-    """Booleans [n, ...] as bits of whole numbers [W, ...], of the fewest bits that hold n."""
-    width = next((bits for bits in (8, 16, 32) if len(rows) <= bits), 64)
-    last = np.moveaxis(rows, 0, -1)
-    padding = [(0, 0)] * (last.ndim - 1) + [(0, -len(rows) % width)]
-    packed_bytes = np.packbits(np.pad(last, padding), axis=-1)
-    words = np.ascontiguousarray(packed_bytes).view(f"u{width // 8}")
-    return np.ascontiguousarray(np.moveaxis(words, -1, 0))
-
-
-def counted(bits: np.ndarray) -> np.ndarray:
-    """How many bits are set: [W, ...] -> [...], unsigned bytes where these suffice."""
-    if len(bits) == 1:
-        return np.bitwise_count(bits[0])
-    return np.bitwise_count(bits).sum(0, dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True)
 class Partial:
     """Many partial tuples: the same classes have a word, each of the B tuples its own.
 
@@ -180,22 +70,6 @@ class Partial:
     steps: np.ndarray
     rank: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Partial:
-        """These of the tuples, [B'] places among the B."""
-        return Partial(
-            {one: places[rows] for one, places in self.chosen.items()},
-            {one: bits[:, rows] for one, bits in self.kept.items()},
-            {one: bits[:, rows] for one, bits in self.open.items()},
-            {one: bars[rows] for one, bars in self.barred.items()},
-            self.steps[rows],
-            self.rank[rows],
-        )
-
-    def without(self, one: int) -> Partial:
-        """Class `one` no longer open: its bits are not copied along."""
-        others = {other: bits for other, bits in self.open.items() if other != one}
-        return replace(self, open=others, barred={k: v for k, v in self.barred.items() if k != one})
-
 
 def nothing_chosen(problem: Problem) -> Partial:
     """The one tuple that has no words yet."""
@@ -207,27 +81,31 @@ def nothing_chosen(problem: Problem) -> Partial:
     return Partial({}, {}, open_rows, {}, none, none)
 
 
-def settle(problem: Problem, partial: Partial, one: int, rows: np.ndarray, picks: np.ndarray) -> Partial:
+def settle(
+    problem: Problem, partial: Partial, one: int, rows: np.ndarray, picks: np.ndarray
+) -> Partial:
     """Give class `one` the candidates `picks` in the tuples `rows`, both [B']."""
-    own = partial.open[one][:, rows, picks]
-    grown = partial.without(one).take(rows)
+    chosen = {other: places[rows] for other, places in partial.chosen.items()}
     kept = {
-        other: bits & problem.wins[other, one][:, grown.chosen[other], picks]
-        for other, bits in grown.kept.items()
+        other: bits[:, rows] & problem.wins[other, one][:, chosen[other], picks]
+        for other, bits in partial.kept.items()
     }
-    open_rows, barred = {}, dict(grown.barred)
-    for other, bits in grown.open.items():
-        open_rows[other] = bits & problem.wins[other, one].swapaxes(1, 2)[:, picks]
-        if (one, other) in problem.same:
-            bars = problem.same[one, other][picks]
-            barred[other] = barred[other] | bars if other in barred else bars
+    open_rows, barred = {}, {}
+    for other, bits in partial.open.items():
+        if other == one:
+            continue
+        open_rows[other] = bits[:, rows] & problem.wins[other, one].swapaxes(1, 2)[:, picks]
+        bars = [partial.barred[other][rows]] if other in partial.barred else []
+        bars += [problem.same[one, other][picks]] if (one, other) in problem.same else []
+        if bars:
+            barred[other] = np.logical_or.reduce(bars)
     return Partial(
-        grown.chosen | {one: picks},
-        kept | {one: own},
+        chosen | {one: picks},
+        kept | {one: partial.open[one][:, rows, picks]},
         open_rows,
         barred,
-        grown.steps + problem.likelihoods[one][picks],
-        grown.rank + problem.strides[one] * picks,
+        partial.steps[rows] + problem.likelihoods[one][picks],
+        partial.rank[rows] + problem.strides[one] * picks,
     )
 
 
@@ -240,12 +118,12 @@ def losses(problem: Problem, partial: Partial, one: int) -> np.ndarray:
     return lost
 
 
-def bounds(problem: Problem, partial: Partial, following: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys that no completion exceeds: of each tuple [B], and with each of `following` [B, k].
+def bounds(problem: Problem, partial: Partial, following: int) -> np.ndarray:
+    """Keys that no completion exceeds, with each candidate of the class `following`: [B, k].
 
     A free class cannot do better than its best candidate against the words chosen. What the free
     classes cost the chosen ones together is at least what each costs alone, hence also at least
-    the mean of that over the free classes.
+    the mean of that over the free classes. Where no other class is free the bound is the key.
     """
     span, free = problem.span, len(partial.open)
     right = sum((counted(bits).astype(np.int64) for bits in partial.kept.values()), start=0)
@@ -264,7 +142,7 @@ def bounds(problem: Problem, partial: Partial, following: int) -> tuple[np.ndarr
     for one, own in whole.items():
         bound = np.minimum(bound, base + own.max(1) + everyone - alone[one])
     children = whole[following] + (base + everyone - alone[following])[:, None]
-    return bound, np.minimum(children, bound[:, None])
+    return np.minimum(children, bound[:, None])
 
 
 class Best:
@@ -342,14 +220,14 @@ def others_kept(problem: Problem, tuples: np.ndarray, one: int) -> tuple[np.ndar
     NEVER where two classes share a word.
     """
     every = np.arange(len(tuples))
-    partial = nothing_chosen(problem).take(np.zeros_like(every))
+    partial, rows = nothing_chosen(problem), np.zeros_like(every)
     shared = np.zeros(len(tuples), bool)
     for other in range(len(problem.tokens)):
         if other != one:
             if other in partial.barred:
-                shared |= partial.barred[other][every, tuples[:, other]]
-            partial = settle(problem, partial, other, every, tuples[:, other])
-    _, keys = bounds(problem, partial, one)
+                shared |= partial.barred[other][rows, tuples[:, other]]
+            partial, rows = settle(problem, partial, other, rows, tuples[:, other]), every
+    keys = bounds(problem, partial, one)
     if one in partial.barred:
         keys[partial.barred[one]] = NEVER
     keys[shared] = NEVER
@@ -384,7 +262,7 @@ def grown(
     A part is the partial tuples, the places [B'] of some among them, the words [B'] that these
     are to take, and their bounds [B'].
     """
-    bound, children = bounds(problem, partial, following)
+    children = bounds(problem, partial, following)
     places = np.arange(children.shape[1])
     ranks = partial.rank[:, None] + problem.strides[following] * places
     able = best.beaten(children, ranks)

@@ -47,7 +47,7 @@ def assign(
     classes, a class without rows or candidates, numbers that are not finite, and more tuples
     than 64 bits count.
     """
-    problem = pose(np.asarray(logits, np.float64), np.asarray(labels), candidates, equal_words)
+    problem = pose(np.asarray(logits), np.asarray(labels), candidates, equal_words)
     best = Best(count, (NEVER, 0))
     ascend(problem, best)
     descend(problem, best, cells)

@@ -69,7 +69,7 @@ def pose(
             raise ValueError(f"class {one}: no candidate or no row; give at least one of each")
     tokens = tuple(np.unique(np.asarray(ids, np.int64)) for ids in candidates)
     rows = [np.sort(np.flatnonzero(labels == one)) for one in classes]
-    columns = [logits[:, ids] for ids in tokens]
+    columns = [logits[:, ids].astype(np.float64) for ids in tokens]
     if not all(np.isfinite(column).all() for column in columns):
         raise ValueError("logits: not finite for a candidate; leave such tokens out")
     # Sorted before they are summed: the same sum in whatever order the rows come.

@@ -14,7 +14,7 @@ from autoprompt.data.task import Example, Task
 from autoprompt.models.backbone import Backbone
 from autoprompt.proposals.base import Proposal, balanced_sample, read_masks, shortened
 from autoprompt.proposals.lexicon import Lexicon
-from autoprompt.proposals.recipes import RECIPES, choose
+from autoprompt.proposals.recipes import RECIPES, Evidence, choose
 from autoprompt.text.template import Template
 from autoprompt.text.verbalizer import Verbalizer, check_words
 
@@ -77,13 +77,13 @@ class WordReader:
         """
         least = max((self._score_of(one) for one in known), default=float("-inf"))
         proposals: dict[str, Proposal] = {}
+        everything = self._evidence(slice(None))
+        halves = [(self._evidence(learnt), learnt, rest) for learnt, rest in self._halves]
         for recipe in RECIPES:
-            verbalizer = self._lexicon.verbalizer(
-                choose(self._log_probs, self._labels, self._lexicon, recipe)
-            )
+            verbalizer = self._lexicon.verbalizer(choose(everything, recipe))
             fits = []
-            for learnt, held_out in self._halves:
-                words = choose(self._log_probs[learnt], self._labels[learnt], self._lexicon, recipe)
+            for evidence, learnt, held_out in halves:
+                words = choose(evidence, recipe)
                 if all(words):
                     fits.append(fit(self._log_probs, self._labels, words, learnt, held_out))
             if verbalizer is None or not fits:
@@ -106,8 +106,10 @@ class WordReader:
         found = next((one for one in RECIPES if str(one) == recipe), None)
         if found is None or len(self._labels[mask].unique()) < len(self._lexicon.names):
             return None
-        chosen = choose(self._log_probs[mask], self._labels[mask], self._lexicon, found)
-        return self._lexicon.verbalizer(chosen)
+        return self._lexicon.verbalizer(choose(self._evidence(mask), found))
+
+    def _evidence(self, rows: torch.Tensor | slice) -> Evidence:
+        return Evidence(self._log_probs[rows], self._labels[rows], self._lexicon)
 
     def _score_of(self, verbalizer: Verbalizer) -> float:
         """The score of given words, nothing of which was learnt here; -inf for several tokens."""

@@ -1,4 +1,4 @@
-"""Recipes for label words: how they are chosen from labelled rows, so that any rows can choose anew.
+"""Recipes for label words: how they are chosen from labelled rows, whichever these are.
 
 Knows log-probabilities at the mask and a lexicon; no model, and nothing of how words are judged.
 """
@@ -68,32 +68,47 @@ RECIPES = (
 )
 
 
-def choose(
-    log_probs: torch.Tensor, labels: torch.Tensor, lexicon: Lexicon, recipe: Recipe
-) -> list[list[int]]:
-    """Tokens of every class by a recipe, best first; `log_probs` [N, V], `labels` [N].
+class Evidence:
+    """Log-probabilities at the mask of labelled rows, and the likely words that recipes share.
 
-    Every class has a row. A class that the recipe finds nothing for comes back empty.
+    log_probs: [N, V]. labels: [N], every class among them.
     """
-    if recipe.assigned:
-        return assigned(log_probs, labels, lexicon, recipe)
-    return best_of_each(log_probs, labels, lexicon, recipe)
+
+    def __init__(self, log_probs: torch.Tensor, labels: torch.Tensor, lexicon: Lexicon) -> None:
+        self.log_probs, self.labels, self.lexicon = log_probs, labels, lexicon
+        self.classes = range(len(lexicon.names))
+        self._likely: dict[int, list[list[int]]] = {}
+
+    def likely(self, count: int) -> list[list[int]]:
+        """The `count` likeliest usable tokens of each class, best first."""
+        if count not in self._likely:
+            self._likely[count] = [
+                likeliest(self.log_probs[self.labels == one].mean(0), count, self.lexicon.usable)
+                for one in self.classes
+            ]
+        return self._likely[count]
+
+    def scores(self, one: int, tokens: list[int], score: str) -> torch.Tensor:
+        """Scores of these tokens for class `one`, [W]."""
+        return SCORES[score](self.log_probs[:, tokens], self.labels == one)
 
 
-def best_of_each(
-    log_probs: torch.Tensor, labels: torch.Tensor, lexicon: Lexicon, recipe: Recipe
-) -> list[list[int]]:
+def choose(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
+    """Tokens of every class by a recipe, best first; empty where it finds none for a class."""
+    return assigned(evidence, recipe) if recipe.assigned else best_of_each(evidence, recipe)
+
+
+def best_of_each(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
     """A word belongs to the class where its score is highest and is given to no other."""
     import torch
 
-    classes = range(len(lexicon.names))
-    likely = likely_words(log_probs, labels, lexicon, recipe.likely)
+    lexicon, classes, likely = evidence.lexicon, evidence.classes, evidence.likely(recipe.likely)
     tokens = sorted({token for some in likely for token in some})
     places = {token: place for place, token in enumerate(tokens)}
     scores = torch.full((len(classes), len(tokens)), -torch.inf)
     for one in classes:
         own = [places[token] for token in likely[one]]
-        scores[one, own] = SCORES[recipe.score](log_probs[:, likely[one]], labels == one)
+        scores[one, own] = evidence.scores(one, likely[one], recipe.score)
     owners = scores.argmax(0).tolist()
     queues = [list(scores[one].argsort(descending=True, stable=True).tolist()) for one in classes]
     chosen: list[list[int]] = [
@@ -114,55 +129,44 @@ def best_of_each(
     return chosen
 
 
-def assigned(
-    log_probs: torch.Tensor, labels: torch.Tensor, lexicon: Lexicon, recipe: Recipe
-) -> list[list[int]]:
+def assigned(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
     """One word a class, the tuple that is right on most of the rows.
 
     "over the prior" it is the words' gain over their prior that answers, else the log-probability.
     """
-    candidates = assignable(log_probs, labels, lexicon, recipe)
+    candidates = assignable(evidence, recipe)
     if not all(candidates):
         return candidates
     tokens = sorted({token for some in candidates for token in some})
     places = {token: place for place, token in enumerate(tokens)}
-    answers = log_probs[:, tokens]
+    answers = evidence.log_probs[:, tokens]
     if recipe.score == "over the prior":
         answers = answers - prior(answers)
-    found = assign(answers, labels, [[places[token] for token in some] for some in candidates])
+    found = assign(
+        answers, evidence.labels, [[places[token] for token in some] for some in candidates]
+    )
     return [[tokens[place]] for place in found[0].tokens] if found else [[] for _ in candidates]
 
 
-def assignable(
-    log_probs: torch.Tensor, labels: torch.Tensor, lexicon: Lexicon, recipe: Recipe
-) -> list[list[int]]:
+def assignable(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
     """Candidates of each class: the words given for it, then its likely words, best first.
 
     As many as make no more than TUPLES tuples; none where that leaves no choice. A word is
     written one way only, whatever cases the vocabulary has it in.
     """
-    classes = range(len(lexicon.names))
-    size = next((k for k in range(recipe.likely, 1, -1) if k ** len(classes) <= TUPLES), 0)
+    lexicon, classes = evidence.lexicon, len(evidence.classes)
+    size = next((k for k in range(recipe.likely, 1, -1) if k**classes <= TUPLES), 0)
+    if not size:
+        return [[] for _ in evidence.classes]
     spellings: dict[str, int] = {}
     found: list[list[int]] = []
-    likely = likely_words(log_probs, labels, lexicon, recipe.likely) if size else []
-    for one, some in enumerate(likely):
+    for one, likely in enumerate(evidence.likely(recipe.likely)):
         if recipe.score:
-            scores = SCORES[recipe.score](log_probs[:, some], labels == one)
-            some = [some[place] for place in scores.argsort(descending=True, stable=True).tolist()]
+            order = evidence.scores(one, likely, recipe.score).argsort(descending=True, stable=True)
+            likely = [likely[place] for place in order.tolist()]
         own = [
             spellings.setdefault(lexicon.word(token).lower(), token)
-            for token in (*lexicon.given[one], *some)
+            for token in (*lexicon.given[one], *likely)
         ]
         found.append(list(dict.fromkeys(own))[:size])
-    return found or [[] for _ in classes]
-
-
-def likely_words(
-    log_probs: torch.Tensor, labels: torch.Tensor, lexicon: Lexicon, count: int
-) -> list[list[int]]:
-    """The likeliest usable tokens of each class, best first."""
-    return [
-        likeliest(log_probs[labels == one].mean(0), count, lexicon.usable)
-        for one in range(len(lexicon.names))
-    ]
+    return found

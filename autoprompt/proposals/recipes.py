@@ -28,6 +28,8 @@ SCORES = {
 }
 #: Tuples that an assignment chooses among, at most: a block has no more than a moment for it.
 TUPLES = 10_000_000
+#: Candidates of a class in an assignment at most, and tuples that sets of words are taken from.
+CANDIDATES, BEST_TUPLES = 100, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Recipe:
     """How many proposed words a class gets, beside its name or not, out of how many likely ones.
 
     `likely` keeps rare words out: only the so many words that the class's rows make likeliest are
-    looked at (PETAL keeps 1,000). `score` is a key of SCORES. `assigned`: one word a class, so
-    that together they are right on most rows (`assign`), and not the best of each class.
+    looked at (PETAL keeps 1,000). `score` is a key of SCORES. `assigned`: words that are right on
+    most rows together (`assign`), and not the best of each class.
     """
 
     words: int
@@ -61,10 +63,10 @@ RECIPES = (
     Recipe(2, True, 1000),
     Recipe(5, True, 1000),
     Recipe(10, False, 1000, "by likelihood ratio"),  # PETAL's own
-    Recipe(3, False, 300, "over the prior"),
     Recipe(5, True, 300, "over the prior"),
-    Recipe(1, False, 100, assigned=True),  # LM-BFF's own, but for tuning each of its 100 best
-    Recipe(1, False, 100, "over the prior", assigned=True),
+    Recipe(3, True, 100, assigned=True),  # LM-BFF's candidates
+    Recipe(5, False, 1000, "by likelihood ratio", assigned=True),
+    Recipe(3, True, 1000, "by likelihood ratio", assigned=True),
 )
 
 
@@ -111,10 +113,8 @@ def best_of_each(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
         scores[one, own] = evidence.scores(one, likely[one], recipe.score)
     owners = scores.argmax(0).tolist()
     queues = [list(scores[one].argsort(descending=True, stable=True).tolist()) for one in classes]
-    chosen: list[list[int]] = [
-        [name] if recipe.with_name and name is not None else [] for name in lexicon.names
-    ]
-    wanted = [recipe.words + len(named) for named in chosen]
+    chosen = named(lexicon, recipe)
+    wanted = [recipe.words + len(words) for words in chosen]
     taken: set[str] = set()
     # Classes take turns, so that none is left with what the others did not want.
     for turn in range(len(tokens)):
@@ -130,22 +130,31 @@ def best_of_each(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
 
 
 def assigned(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
-    """One word a class, the tuple that is right on most of the rows.
+    """Words of the tuples that are right on most of the rows, from the best tuple on.
 
-    "over the prior" it is the words' gain over their prior that answers, else the log-probability.
+    LM-BFF tunes with each of the 100 best tuples. Here a class gets the first words that the best
+    tuples have for it: the one best tuple owes too much to accidents of its rows (docs/methods.md
+    has figures). Without a score the log-probabilities answer, as in LM-BFF, else what words gain
+    over their prior.
     """
     candidates = assignable(evidence, recipe)
     if not all(candidates):
-        return candidates
+        return [[] for _ in candidates]
     tokens = sorted({token for some in candidates for token in some})
     places = {token: place for place, token in enumerate(tokens)}
     answers = evidence.log_probs[:, tokens]
-    if recipe.score == "over the prior":
+    if recipe.score:
         answers = answers - prior(answers)
-    found = assign(
-        answers, evidence.labels, [[places[token] for token in some] for some in candidates]
-    )
-    return [[tokens[place]] for place in found[0].tokens] if found else [[] for _ in candidates]
+    columns = [[places[token] for token in some] for some in candidates]
+    chosen = named(evidence.lexicon, recipe)
+    wanted = [recipe.words + len(words) for words in chosen]
+    taken = {token for words in chosen for token in words}
+    for found in assign(answers, evidence.labels, columns, count=BEST_TUPLES):
+        for words, most, place in zip(chosen, wanted, found.tokens, strict=True):
+            if tokens[place] not in taken and len(words) < most:
+                words.append(tokens[place])
+                taken.add(tokens[place])
+    return chosen
 
 
 def assignable(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
@@ -155,7 +164,8 @@ def assignable(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
     written one way only, whatever cases the vocabulary has it in.
     """
     lexicon, classes = evidence.lexicon, len(evidence.classes)
-    size = next((k for k in range(recipe.likely, 1, -1) if k**classes <= TUPLES), 0)
+    most = min(recipe.likely, CANDIDATES)
+    size = next((k for k in range(most, 1, -1) if k**classes <= TUPLES), 0)
     if not size:
         return [[] for _ in evidence.classes]
     spellings: dict[str, int] = {}
@@ -164,9 +174,15 @@ def assignable(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
         if recipe.score:
             order = evidence.scores(one, likely, recipe.score).argsort(descending=True, stable=True)
             likely = [likely[place] for place in order.tolist()]
+        # A name that the recipe gives beforehand needs no choosing.
+        given = [t for t in lexicon.given[one] if not (recipe.with_name and t in lexicon.names)]
         own = [
-            spellings.setdefault(lexicon.word(token).lower(), token)
-            for token in (*lexicon.given[one], *likely)
+            spellings.setdefault(lexicon.word(token).lower(), token) for token in (*given, *likely)
         ]
         found.append(list(dict.fromkeys(own))[:size])
     return found
+
+
+def named(lexicon: Lexicon, recipe: Recipe) -> list[list[int]]:
+    """The labels' names where the recipe begins with them."""
+    return [[name] if recipe.with_name and name is not None else [] for name in lexicon.names]

@@ -122,6 +122,21 @@ def test_assigned_words_are_right_together(tiny: Any) -> None:
     assert written(lexicon, choose(evidence, ASSIGNED)) == [["story"], ["mess"]]
 
 
+def test_sets_are_the_first_words_of_the_best_tuples(tiny: Any) -> None:
+    """All of (story or dull, mess or joy) are right everywhere; the likelier come first."""
+    lexicon = Lexicon(tiny, SENTIMENT)
+    evidence = planted(
+        lexicon,
+        len(tiny.tokenizer),
+        {"story": (-1.0, -3.0), "dull": (-1.5, -3.0), "mess": (-2.0, -1.4), "joy": (-4.0, -1.5)},
+    )
+    sets = choose(evidence, Recipe(2, True, 100, assigned=True))
+    words = written(lexicon, sets)
+    assert words[0] == ["terrible", "story", "dull"]
+    assert words[1][:2] == ["great", "mess"]
+    assert words[1][2] == "joy"
+
+
 def test_given_words_are_candidates_and_come_first(tiny: Any) -> None:
     given = Verbalizer((("negative", ("dull", "not")), ("positive", ("joy", "no such"))))
     lexicon = Lexicon(tiny, SENTIMENT, [given])
@@ -140,15 +155,16 @@ def test_given_words_are_candidates_and_come_first(tiny: Any) -> None:
     assert "joy" in written(lexicon, assignable(Evidence(worst, labels, lexicon), ASSIGNED))[1]
 
 
-@pytest.mark.parametrize("classes", [2, 3, 6, 12, 23, 24, 60])
+@pytest.mark.parametrize("classes", [2, 6, 12, 23, 24])
 def test_an_assignment_has_no_more_tuples_than_there_is_time_for(tiny: Any, classes: int) -> None:
+    """From 24 classes on there would be no choice left, and nothing is assigned."""
     task = Task("single", tuple(f"label{number}" for number in range(classes)))
     log_probs, labels = random_rows(len(tiny.tokenizer), classes, per_class=2)
     evidence = Evidence(log_probs, labels, Lexicon(tiny, task))
     sizes = [len(words) for words in assignable(evidence, ASSIGNED)]
     assert math.prod(sizes) <= TUPLES
     assert all(sizes) == (2**classes <= TUPLES)
-    assert len(choose(evidence, ASSIGNED)) == classes
+    assert all(choose(evidence, ASSIGNED)) == all(sizes)
 
 
 def test_proposals_do_not_depend_on_how_many_rows_are_read_together(

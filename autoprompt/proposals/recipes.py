@@ -28,8 +28,8 @@ SCORES = {
 }
 #: Tuples that an assignment chooses among, at most: a block has no more than a moment for it.
 TUPLES = 10_000_000
-#: Candidates of a class in an assignment at most, and tuples that sets of words are taken from.
-CANDIDATES, BEST_TUPLES = 100, 300
+#: Candidates of a class in an assignment, and how many of the best tuples give their words.
+FEWEST, CANDIDATES, BEST_TUPLES = 3, 100, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +160,12 @@ def assigned(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
 def assignable(evidence: Evidence, recipe: Recipe) -> list[list[int]]:
     """Candidates of each class: the words given for it, then its likely words, best first.
 
-    As many as make no more than TUPLES tuples; none where that leaves no choice. A word is
+    As many as make no more than TUPLES tuples; none where fewer than FEWEST do. A word is
     written one way only, whatever cases the vocabulary has it in.
     """
     lexicon, classes = evidence.lexicon, len(evidence.classes)
     most = min(recipe.likely, CANDIDATES)
-    size = next((k for k in range(most, 1, -1) if k**classes <= TUPLES), 0)
+    size = next((k for k in range(most, FEWEST - 1, -1) if k**classes <= TUPLES), 0)
     if not size:
         return [[] for _ in evidence.classes]
     spellings: dict[str, int] = {}

@@ -260,7 +260,7 @@ def test_words_of_a_block_are_read_as_the_proposed_ones_were(
     train = [bench.rows[row] for row in part.train]
     backbone, plain = bench.workshop.backbone, parse("{text} it was {mask} .")
     reader = WordReader(backbone, bench.rows, bench.task, plain, seed=0, given=[given])
-    for recipe in ("3 of 300 words", "1 of 100 words assigned"):
+    for recipe in ("3 of 300 words", "name + 3 of 100 words assigned"):
         candidate = Candidate({"method": "zero_shot", "words": "{}", "words_recipe": recipe})
         words = bench.inside(candidate, part, train)["words"]
         assert words == reader.words(recipe, train).to_json()

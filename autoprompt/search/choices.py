@@ -164,8 +164,8 @@ def build_pools(
     if not asked.only_words:
         say("proposing label words from the labelled texts")
         guide_template = without_slots(read_template(templates[0][0]))
-        reader = WordReader(backbone, rows, task, guide_template, seed=seed)
         known = [Verbalizer.from_json(text) for text, _ in words]
+        reader = WordReader(backbone, rows, task, guide_template, seed=seed, given=known)
         words += [(p.text, p.source) for p in reader.propose(MOST_PROPOSED_WORDS, known)]
         words = _usable(words, backbone.tokenizer, multi_token)
     if not words:

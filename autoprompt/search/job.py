@@ -21,7 +21,7 @@ from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
-from autoprompt.search.choices import TEMPLATE, Asked, Pools, read_asked
+from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
@@ -137,6 +137,7 @@ def _run(
         confirm_blocks=config.confirm.blocks,
         startup=startup,
         guide_template=next((e.text for e in pools.entries if e.kind == TEMPLATE), ""),
+        given_words=tuple(e.text for e in pools.entries if e.kind == WORDS and e.source in GIVEN),
     )
 
     def compete(seconds: float | None) -> None:

@@ -22,6 +22,7 @@ from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
 from autoprompt.search.study import resolve
 from autoprompt.text.imports import read_template
+from autoprompt.text.placement import without_slots
 from search_spaces.candidate import Candidate
 from search_spaces.space import Space
 from storage import queries
@@ -60,8 +61,9 @@ class Bench:
     seconds: wall clock of the last block of every candidate, by digest (a moving guess of what
     confirming it will cost). pace: seconds a trained row took in the last block that trained,
     baselines too.
-    parts: blocks drawn so far. guide_template: the one that proposed words were read with; words:
-    those chosen inside blocks so far, by (recipe, stage, index).
+    parts: blocks drawn so far. guide_template, given_words: the template that proposed words were
+    read with, and the words that stood beside them; words: those chosen inside blocks so far, by
+    (recipe, stage, index).
     """
 
     store: Store
@@ -79,6 +81,7 @@ class Bench:
     slowest: float = 0.0
     pace: float = 0.0
     guide_template: str = ""
+    given_words: tuple[str, ...] = ()
     words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     parts: dict[tuple[str, int], Block] = field(default_factory=dict)
@@ -150,10 +153,17 @@ class Bench:
     @cached_property
     def _reader(self) -> WordReader:
         from autoprompt.proposals.label_words import WordReader
+        from autoprompt.text.verbalizer import Verbalizer
 
         self.workshop.backbone.weights.reset()
-        template = read_template(self.guide_template)
-        return WordReader(self.workshop.backbone, self.rows, self.task, template, seed=self.seed)
+        return WordReader(
+            self.workshop.backbone,
+            self.rows,
+            self.task,
+            without_slots(read_template(self.guide_template)),
+            seed=self.seed,
+            given=[Verbalizer.from_json(text) for text in self.given_words],
+        )
 
     def start(self, candidate: Candidate, *, optuna_number: int | None, baseline: bool) -> int:
         """A row for this candidate; returns its trial id."""

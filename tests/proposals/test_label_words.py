@@ -12,14 +12,13 @@ import torch
 
 from autoprompt.data.task import Example, Task
 from autoprompt.proposals.base import Proposal
-from autoprompt.proposals.label_words import (
-    WordReader,
-    halve,
+from autoprompt.proposals.label_words import WordReader, halve
+from autoprompt.proposals.vocabulary import STOP_WORDS
+from autoprompt.proposals.word_scores import (
     likeliest,
     likelihood_ratios,
     steadiness,
 )
-from autoprompt.proposals.vocabulary import STOP_WORDS
 from autoprompt.text.template import parse
 from autoprompt.text.verbalizer import Verbalizer, check_words
 

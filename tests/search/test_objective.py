@@ -14,10 +14,13 @@ import toy
 from optuna.trial import TrialState
 
 from autoprompt.learners.build import build
+from autoprompt.proposals.label_words import WordReader
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import Pools
 from autoprompt.search.objective import SEARCH, Bench, Objective, Told, TrialFailed
+from autoprompt.text.template import parse
+from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, dimension
 from search_spaces.space import Space
@@ -243,3 +246,23 @@ def test_zero_shot_answers_do_not_depend_on_what_was_trained_before(
         again = build(asked, bench.task, bench.workshop)
         again.fit(bench.rows, seed=0)
         assert again.scores(bench.rows) == pytest.approx(before, abs=1e-6)
+
+
+def test_words_of_a_block_are_read_as_the_proposed_ones_were(
+    make_bench: Callable[..., Bench], tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """Through the guide template without its slots, the words given by hand among them."""
+    bench = make_bench(model=str(tiny_checkpoint("bert")), folds=2)
+    bench.guide_template = "{soft:3} {text} it was {mask} ."
+    given = Verbalizer((("bad", ("no",)), ("good", ("very",))))
+    bench.given_words = (given.to_json(),)
+    part = bench.block(SEARCH, 0)
+    train = [bench.rows[row] for row in part.train]
+    backbone, plain = bench.workshop.backbone, parse("{text} it was {mask} .")
+    reader = WordReader(backbone, bench.rows, bench.task, plain, seed=0, given=[given])
+    for recipe in ("3 of 300 words", "name + 3 of 100 words assigned"):
+        candidate = Candidate({"method": "zero_shot", "words": "{}", "words_recipe": recipe})
+        words = bench.inside(candidate, part, train)["words"]
+        assert words == reader.words(recipe, train).to_json()
+    (very,) = backbone.tokenizer("very", add_special_tokens=False)["input_ids"]
+    assert very in bench._reader._lexicon.given[1]

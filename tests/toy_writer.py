@@ -6,10 +6,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
+SENTENCE = (
     "a the it was is great terrible good bad story film plot moving boring dull brave actor "
     "very truly ! , . ? :"
-).split()
+)
+WORDS = SENTENCE.split()
 FRONTS = ("it was", "it is", "the film was", "the story is", "a", "very", "truly ,", ".")
 BACKS = (".", "!", ", truly .", "film .", "story !", "? it is", ":")
 ADJECTIVES = ("great", "terrible", "good", "bad", "moving", "boring", "dull", "brave")

@@ -184,8 +184,8 @@ def expand(
     """The likeliest next tokens by scores [V], as many as may matter; `at`: the item's place among
     those read.
 
-    In the reference code the `beam` + 3 likeliest, less those not allowed. Else the `beam` likeliest
-    of those allowed, and whatever ends the text: what is finished needs no place in the beam.
+    In the reference code the `beam` + 3 likeliest, less those not allowed. Else the `beam`
+    likeliest of those allowed, and what ends the text: a finished one needs no place in the beam.
     """
     closing: list[int] = []
     looked_at = beam + 3

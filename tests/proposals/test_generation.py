@@ -144,6 +144,17 @@ def test_batches_and_padding_change_nothing(
         same(ours(mt5, examples, AFTER), whole)
 
 
+def test_bf16_scores_are_near(
+    t5: Any, writer: Callable[[str], Path], examples: tuple[Example, ...]
+) -> None:
+    short = load_model(str(writer("t5")), device="cpu", precision="bf16")
+    exact = dict(ours(t5, examples, AFTER))
+    near = generate(short, examples, AFTER, WORDS, wanted=5, beam=BEAM)
+    assert len(near) == 5
+    for one in near:
+        assert one.log_prob == pytest.approx(exact[str(one.template)], abs=0.1)
+
+
 def test_rows_of_the_vocabulary_that_no_token_has_count_for_nothing(
     t5: Any, examples: tuple[Example, ...]
 ) -> None:

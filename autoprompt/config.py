@@ -75,6 +75,14 @@ class Words(_Section):
     )
 
 
+class Proposals(_Section):
+    """Who proposes."""
+
+    generator: str = Field(
+        "", description="A T5 that writes templates, hub name or folder; empty = the own model."
+    )
+
+
 class Config(_Section):
     """All keys of a search."""
 
@@ -87,6 +95,7 @@ class Config(_Section):
     final: Final = Field(default_factory=lambda: Final(train=True))
     objective: Objective = Field(default_factory=Objective)
     words: Words = Field(default_factory=lambda: Words(multi_token="masks"))
+    proposals: Proposals = Field(default_factory=lambda: Proposals(generator=""))
     space: dict[str, Any] = Field(
         default_factory=dict,
         description="Dimension = a value, a list of values, or {low, high, log}.",

@@ -203,6 +203,22 @@ def taught(
 
 
 @pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny T5 (`t5`, `mt5`) that fills gaps; each is taught once. Read it only."""
+    import toy_writer
+
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"writer_{family}")
+            toy_writer.save(family, made[family])
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_checkpoint: Callable[..., Path]) -> Path:
     """The tiny random BERT, a folder for `--model`."""
     return tiny_checkpoint("bert")

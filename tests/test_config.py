@@ -25,7 +25,7 @@ def test_the_keys_are_those_of_the_documentation() -> None:
         *("budget.trials", "budget.minutes", "blocks.seeds", "blocks.folds"),
         *("train.steps", "train.batch_size", "train.precision"),
         *("confirm.top", "confirm.blocks", "final.train", "objective.metric"),
-        "words.multi_token",
+        *("words.multi_token", "proposals.generator"),
     }
 
 
@@ -55,6 +55,7 @@ def test_defaults() -> None:
         ("final.train=false", False),
         ("objective.metric=mcc", "mcc"),
         ("words.multi_token=refuse", "refuse"),
+        ("proposals.generator=google/t5-v1_1-small", "google/t5-v1_1-small"),
     ],
 )
 def test_every_key_is_read_as_its_type(item: str, value: Any) -> None:

@@ -158,7 +158,7 @@ def test_readme_states_the_defaults() -> None:
         section, name = key.split(".")
         value = defaults[section][name]
         if value is not None:
-            shown = str(value).lower() if isinstance(value, bool) else str(value)
+            shown = str(value).lower() if isinstance(value, bool) else str(value) or '""'
             row = re.search(rf"^\| `{key}` \| `?([^`|]+?)`? \|", text, re.MULTILINE)
             assert row is not None
             assert row[1] == shown, key

@@ -13,6 +13,8 @@ from autoprompt.text.template import Piece
 if TYPE_CHECKING:
     import torch
 
+    from autoprompt.models.decoding import Memory
+
 
 class ModelError(ValueError):
     """A model that cannot be loaded or cannot answer prompts; the message names it and the fix."""
@@ -125,6 +127,17 @@ class Backbone(Protocol):
 
     def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
         """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
+
+    def remember(self, inputs: ModelInputs) -> Memory:
+        """What an encoder-decoder's decoder needs of a batch, for `decode`; nothing is decoded."""
+
+    def decode(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """Answer states [N * I, E], fp32, behind one token more [I] of each of the I beginnings
+        that `memory` holds of its N rows, where `reads_by_token`."""
+
+    @property
+    def reads_by_token(self) -> bool:
+        """Whether `decode` serves: an encoder-decoder that reads gaps at sentinels."""
 
     def word_logits(self, states: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
         """Raw logits of some words: [..., E] and [W] to fp32 [..., W]."""

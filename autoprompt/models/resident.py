@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from autoprompt.models import layers, prefix
 from autoprompt.models.backbone import ModelError
+from autoprompt.models.decoding import Memory, shared
 from autoprompt.models.heads import Head
 from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate, pack
 from autoprompt.models.weights import ResidentWeights
@@ -270,6 +271,40 @@ class Resident:
         with self._autocast():
             states = self._transform(hidden.gather(1, index))  # [B, M, d] to [B, M, E]
         return states.float()
+
+    def remember(self, inputs: ModelInputs) -> Memory:
+        """What an encoder-decoder's decoder needs of a batch, for `decode`; nothing is decoded."""
+        return Memory(self.hidden(inputs), inputs.attention_mask)
+
+    def decode(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """Answer states [N * I, E], fp32, behind one token more [I] of each of the I beginnings
+        that `memory` holds of its N rows, where `reads_by_token`."""
+        with self._autocast(), shared(self._decoder, memory):
+            states = self._through(
+                self._decoder,
+                inputs_embeds=self.embed(ids.repeat(len(memory.states)))[:, None],
+                encoder_hidden_states=memory.states,
+                past_key_values=memory.cache,
+                use_cache=True,
+            )
+            return self._transform(states[:, 0]).float()
+
+    @cached_property
+    def reads_by_token(self) -> bool:
+        """Whether `decode` says what the decoder says: tried, with rows of two lengths."""
+        texts = "a", "a a a"
+        inputs = self.batch([self.encode([Piece("words", text), Piece("mask")]) for text in texts])
+        if inputs.decoder_ids is None or inputs.decoder_ids.shape[1] != 2:
+            return False  # it repeats the row
+        with torch.no_grad(), self.exactly():
+            whole = self.answer_states(inputs)[:, 0]  # behind the start and the first sentinel
+            memory = self.remember(inputs)
+            try:
+                for ids in inputs.decoder_ids[0]:
+                    found = self.decode(ids.repeat(2), memory)
+            except (AttributeError, TypeError, RuntimeError):  # an attention of its own
+                return False
+        return torch.allclose(found.view(2, 2, -1), whole[:, None], rtol=1e-3, atol=1e-3)
 
     def word_logits(self, states: torch.Tensor, word_ids: torch.Tensor) -> torch.Tensor:
         """Raw logits of some words: [..., E] and [W] to fp32 [..., W]."""

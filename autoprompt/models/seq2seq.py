@@ -13,9 +13,9 @@ from autoprompt.models.device import resolve_device, resolve_precision
 from autoprompt.models.heads import decoder_head
 from autoprompt.models.inputs import PromptEncoder
 from autoprompt.models.resident import Resident, longest_input
+from autoprompt.text.tokens import sentinel_ids
 
 ADVICE = "use a T5-, mT5- or BART-like model, or a masked one"
-SENTINEL = "<extra_id_0>"
 
 
 def load_seq2seq(
@@ -26,12 +26,13 @@ def load_seq2seq(
     precision = resolve_precision(precision, device)
     model, tokenizer, found = read_checkpoint(name, revision, kind="seq2seq")
     kind, mask_id = "denoising", tokenizer.mask_token_id
-    if SENTINEL in tokenizer.get_vocab():
-        kind, mask_id = "sentinel", tokenizer.convert_tokens_to_ids(SENTINEL)
+    sentinels = sentinel_ids(tokenizer)
+    if sentinels:
+        kind, mask_id = "sentinel", sentinels[0]
     if mask_id is None:
         raise ModelError(
             f"model: {name!r} ({model.config.model_type}) marks no gap: its tokenizer has neither "
-            f"{SENTINEL} nor a mask token; {ADVICE}"
+            f"<extra_id_0> nor a mask token; {ADVICE}"
         )
     start = getattr(model.config, "decoder_start_token_id", None)
     return Resident(

@@ -1,4 +1,4 @@
-"""What the proposals share: their record, a sample of rows, reading masks, a score.
+"""What the proposals share: their record, a sample of rows, reading masks, a score, variety.
 
 Knows a backbone; knows neither which templates nor which words to try.
 """
@@ -6,14 +6,16 @@ Knows a backbone; knows neither which templates nor which words to try.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy
 
 from autoprompt.data.task import Example, Task
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import Encoded
-from autoprompt.text.template import Piece, Template, render
+from autoprompt.text.template import Piece, Template, parse, render, render_for_people
 from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 ROWS_A_FORWARD = 32
 TEXT_TOKENS = 32
+#: How much a template's score counts beside its likeness to those chosen before it.
+RELEVANCE = 0.7
+#: Texts to unit vectors [N, d].
+Embed = Callable[[Sequence[str]], numpy.ndarray]
+Ranked = TypeVar("Ranked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +110,46 @@ def zero_shot_fit(
     calibrated = (scores - scores.mean(0)).log_softmax(1)  # [N, C]
     right = torch.tensor(task.label_ids(sample))
     return float(calibrated[range(len(sample)), right].mean())
+
+
+def in_turns(ranked: Sequence[Ranked], placement: Callable[[Ranked], str]) -> list[Ranked]:
+    """Reorder a ranking so that placements take turns, each in its own order."""
+    places: dict[str, int] = {}
+    turns: list[tuple[int, int]] = []
+    for rank, one in enumerate(ranked):
+        name = placement(one)
+        places[name] = places.get(name, 0) + 1
+        turns.append((places[name], rank))
+    return [ranked[rank] for _, rank in sorted(turns)]
+
+
+def diverse(ranked: Sequence[Proposal], count: int, embed: Embed) -> list[Proposal]:
+    """The `count` templates of a ranking that are good and unlike each other, in its order."""
+    if len(ranked) <= count:
+        return list(ranked)
+    # the words of the prompt, with one text and one answer for all
+    shown = [render_for_people(parse(one.text), "A text", "another", "this") for one in ranked]
+    chosen = marginal_relevance([one.score for one in ranked], embed(shown), count)
+    return [ranked[place] for place in sorted(chosen)]
+
+
+def marginal_relevance(scores: Sequence[float], vectors: numpy.ndarray, count: int) -> list[int]:
+    """Places of `count` items by maximal marginal relevance (Carbonell and Goldstein 1998).
+
+    Each time the item is taken that makes RELEVANCE * score - (1 - RELEVANCE) * (its highest cosine
+    to one taken before) largest, the first of equals; scores are stretched to [0, 1] first. Unit
+    vectors [N, d].
+    """
+    values = numpy.asarray(scores, dtype=numpy.float64)
+    spread = numpy.ptp(values)
+    relevance = RELEVANCE * (values - values.min()) / (spread if spread else 1.0)
+    alike = vectors.astype(numpy.float64) @ vectors.T.astype(numpy.float64)  # [N, N]
+    closest = numpy.zeros(len(values))
+    chosen: list[int] = []
+    while len(chosen) < min(count, len(values)):
+        gain = relevance - (1 - RELEVANCE) * closest
+        gain[chosen] = -numpy.inf
+        best = int(gain.argmax())
+        chosen.append(best)
+        closest = alike[best] if len(chosen) == 1 else numpy.maximum(closest, alike[best])
+    return chosen

@@ -10,12 +10,20 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from autoprompt.data.task import Example, Task
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import Encoded
-from autoprompt.proposals.base import Proposal, balanced_sample, read_masks, zero_shot_fit
+from autoprompt.proposals.base import (
+    Embed,
+    Proposal,
+    balanced_sample,
+    diverse,
+    in_turns,
+    read_masks,
+    zero_shot_fit,
+)
 from autoprompt.proposals.placements import (
     PLACEMENTS,
     Placement,
@@ -38,7 +46,6 @@ BEAM = 3
 GROWN = 4
 LOOKED_AT = 400
 SCORING_SHARE = 0.4
-Ranked = TypeVar("Ranked", "Found", Proposal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ def propose_templates(
     task: Task,
     verbalizer: Verbalizer,
     *,
+    embed: Embed,
     count: int = 16,
     seed: int,
     seconds: float | None = None,
@@ -75,7 +83,8 @@ def propose_templates(
 
     The words are filled over at most 8 labelled rows, each with the first label word of its own
     class; the templates are ranked over at most 16 by the mean log-probability of the right class,
-    zero-shot and prior-calibrated (`Proposal.score`, in nats). `Proposal.source` is the placement.
+    zero-shot and prior-calibrated (`Proposal.score`, in nats), and of much alike ones, as their
+    words' vectors (`embed`) say, the best are kept. `Proposal.source` is the placement.
     After `seconds` of wall clock it returns what there is; without `seconds` the same seed gives
     the same answer in fp32. Raises VerbalizerError when a label word cannot be written.
     """
@@ -103,7 +112,8 @@ def propose_templates(
                     likelihood = filling.log_prob / len(filling.tokens)
                     one = Found(template, placement.name, likelihood)
                     found.setdefault(str(template).lower(), one)
-    queue = in_turns(sorted(found.values(), key=lambda one: (-one.likelihood, str(one.template))))
+    likely = sorted(found.values(), key=lambda one: (-one.likelihood, str(one.template)))
+    queue = in_turns(likely, lambda one: one.source)
     scoring_sample = balanced_sample(examples, task, SCORING_ROWS, seed)
     scored: list[Proposal] = []
     for one in queue[: round(SCORED_FOR_ONE * count)]:
@@ -111,17 +121,8 @@ def propose_templates(
             break
         score = zero_shot_fit(backbone, one.template, scoring_sample, task, word_ids)
         scored.append(Proposal(str(one.template), score, one.source))
-    return tuple(in_turns(sorted(scored, key=lambda one: (-one.score, one.text)))[:count])
-
-
-def in_turns(ranked: Sequence[Ranked]) -> list[Ranked]:
-    """Reorder a ranking so that placements take turns, each in its own order."""
-    places: dict[str, int] = {}
-    turns: list[tuple[int, int]] = []
-    for rank, one in enumerate(ranked):
-        places[one.source] = places.get(one.source, 0) + 1
-        turns.append((places[one.source], rank))
-    return [ranked[rank] for _, rank in sorted(turns)]
+    ranked = sorted(scored, key=lambda one: (-one.score, one.text))
+    return tuple(in_turns(diverse(ranked, count, embed), lambda one: one.source))
 
 
 def fill(

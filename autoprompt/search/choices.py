@@ -18,6 +18,7 @@ from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import build
 from autoprompt.learners.workshop import Workshop
+from autoprompt.search.proposing import check_generator, propose
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots, without_slots
@@ -35,7 +36,6 @@ TEMPLATE, WORDS, FIRST = "template", "words", "first"
 GIVEN = ("user", "manual")
 #: The candidate value that says how its words were proposed; blocks choose them anew by it.
 WORDS_RECIPE = "words_recipe"
-MOST_PROPOSED_TEMPLATES = 16
 MOST_PROPOSED_WORDS = 4
 #: Rows that rank the pools by zero-shot score: enough to order them, few enough for a CPU.
 RANKING_ROWS = 64
@@ -120,6 +120,7 @@ def build_pools(
     asked: Asked,
     *,
     multi_token: str,
+    generator: str = "",
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
@@ -127,11 +128,13 @@ def build_pools(
     """Gather, propose, rank by zero-shot score on the labelled rows, and number the pools.
 
     seconds: about how long proposing and ranking may take; None = as long as they need (so that a
-    run without a time limit does not depend on the machine's speed).
+    run without a time limit does not depend on the machine's speed). generator: who proposes
+    templates, "" = the searched model.
     """
-    from autoprompt.proposals.infill import propose_templates
     from autoprompt.proposals.label_words import WordReader
 
+    if not asked.only_templates:
+        check_generator(generator)
     backbone = workshop.backbone
     deadline = None if seconds is None else time.monotonic() + seconds
     onwards = backbone.reads_onwards
@@ -173,19 +176,13 @@ def build_pools(
             "--words: no label name is a word of this model's vocabulary and none was found in "
             'the texts; give one word per label with --words "label=word"'
         )
-    if not asked.only_templates and not backbone.one_token:  # infilling fills several gaps
-        say("proposing templates by infilling")
+    if not asked.only_templates:
         guide = Verbalizer.from_json(words[0][0])
-        for proposal in propose_templates(
-            backbone,
-            rows,
-            task,
-            guide,
-            count=MOST_PROPOSED_TEMPLATES,
-            seed=seed,
-            seconds=None if seconds is None else seconds / 2,
-        ):
-            templates.append((proposal.text, proposal.source))
+        half = None if seconds is None else seconds / 2
+        proposed = propose(
+            workshop, rows, guide, generator=generator, seed=seed, seconds=half, say=say
+        )
+        templates += [(proposal.text, proposal.source) for proposal in proposed]
 
     entries = (
         *_numbered(TEMPLATE, "t{:03d}", templates),

@@ -368,6 +368,7 @@ def freeze(
             prepared.rows,
             asked,
             multi_token=config.words.multi_token,
+            generator=config.proposals.generator,
             seed=settings.seed,
             seconds=None if clock.total is None else PROPOSAL_SHARE * clock.total,
             say=say,

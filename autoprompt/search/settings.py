@@ -155,15 +155,25 @@ def resolve(
         given["pool_digest"] = pool.digest
         if stored is None:
             given = {"model": pool.model, "presets": (METHOD,)} | given
-    model = given.get("model", "builtin")
-    if model != "builtin" and Path(model).expanduser().is_dir():
-        given["model"] = str(Path(model).expanduser().resolve())  # later verbs run elsewhere
+    if given.get("model", "builtin") != "builtin":
+        given["model"] = _located(given["model"])
+    generator = config.proposals.generator
+    if generator != _located(generator):
+        config = configuration.build(
+            config.model_dump(exclude_none=True), {"proposals": {"generator": _located(generator)}}
+        )
     if unlabeled_digest is not None:
         given["unlabeled_digest"] = unlabeled_digest
     settings = replace(base, config=config, **given)
     if stored is not None:
         refuse_change(stored, settings, options.out)
     return settings
+
+
+def _located(model: str) -> str:
+    """A model's name; of a folder its whole path, since later verbs run elsewhere."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model and folder.is_dir() else model
 
 
 def refuse_change(stored: Settings, wanted: Settings, out: Path) -> None:

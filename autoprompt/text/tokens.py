@@ -12,6 +12,8 @@ from autoprompt.text.template import Piece
 _PROBES = ("a", "the", "great", "in")
 # JSON can smuggle half a character in ("\ud800"), which no tokenizer accepts.
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_SENTINEL = re.compile(r"▁?<extra_id_(\d+)>")
+_sentinels: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
 _leading_space: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
@@ -44,6 +46,20 @@ def tokenize_piece(tokenizer: Any, piece: Piece) -> tuple[int, ...]:
     return _without_special(tokenizer, text)[: piece.limit]
 
 
+def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:
+    """The ids of T5's signs for gaps, `<extra_id_0>` first; () in a vocabulary without them.
+
+    mT5's vocabulary has them as words of their own, with the sign for a space before them.
+    """
+    known = _sentinels.get(tokenizer)
+    if known is None:
+        found = ((_SENTINEL.fullmatch(name), id) for name, id in tokenizer.get_vocab().items())
+        numbered = {int(match[1]): id for match, id in found if match}
+        known = tuple(numbered[number] for number in sorted(numbered))
+        _sentinels[tokenizer] = known
+    return known
+
+
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     encoded = tokenizer(
         _HALF_CHARACTER.sub("\ufffd", text),
@@ -61,7 +77,7 @@ def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
 def _without_special(tokenizer: Any, text: str) -> tuple[int, ...]:
     ids = _encode(tokenizer, text)
     unknown = tokenizer.unk_token_id
-    special = {i for i in tokenizer.all_special_ids if i != unknown}
+    special = {i for i in tokenizer.all_special_ids if i != unknown} | {*sentinel_ids(tokenizer)}
     if special.isdisjoint(ids):
         return ids
     # A Unigram vocabulary lists its special tokens beside its words and finds them again in the

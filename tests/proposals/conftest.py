@@ -76,6 +76,14 @@ def builtin() -> Any:
     return load_masked("builtin", device="cpu", precision="fp32")
 
 
+@pytest.fixture(scope="session")
+def embed() -> Any:
+    """Texts to vectors, by the package's encoder."""
+    from autoprompt.models.sentence import load_package_encoder
+
+    return load_package_encoder("cpu").embed
+
+
 @pytest.fixture(scope="session", params=["word_piece", "byte_level_bpe", "unigram"])
 def tiny(request: pytest.FixtureRequest) -> Any:
     """A random masked LM of BERT's, RoBERTa's or XLM-R's family that holds VOCABULARY."""

@@ -39,8 +39,8 @@ def check(proposals: tuple[Proposal, ...], task: Task, verbalizer: Verbalizer) -
 
 
 @pytest.fixture(scope="module")
-def proposed(builtin: Any, reviews: tuple[Example, ...]) -> tuple[Proposal, ...]:
-    return propose_templates(builtin, reviews, SENTIMENT, SENTIMENT_WORDS, seed=1)
+def proposed(builtin: Any, reviews: tuple[Example, ...], embed: Any) -> tuple[Proposal, ...]:
+    return propose_templates(builtin, reviews, SENTIMENT, SENTIMENT_WORDS, embed=embed, seed=1)
 
 
 def test_the_builtin_model_proposes_ten_templates_of_two_placements(
@@ -67,48 +67,61 @@ def test_proposed_templates_read_as_sentences(proposed: tuple[Proposal, ...]) ->
 
 
 def test_every_tokenizer_family_gives_valid_templates(
-    tiny: Any, reviews: tuple[Example, ...]
+    tiny: Any, reviews: tuple[Example, ...], embed: Any
 ) -> None:
-    found = propose_templates(tiny, reviews, SENTIMENT, SENTIMENT_WORDS, seed=1)
+    found = propose_templates(tiny, reviews, SENTIMENT, SENTIMENT_WORDS, embed=embed, seed=1)
     check(found, SENTIMENT, SENTIMENT_WORDS)
     assert len(found) >= 10
     assert {one.source for one in found} == {"after", "before"}
 
 
-def test_pairs_are_filled_between_and_behind(tiny: Any, pairs: tuple[Example, ...]) -> None:
-    found = propose_templates(tiny, pairs, ENTAILMENT, ENTAILMENT_WORDS, seed=1)
+def test_pairs_are_filled_between_and_behind(
+    tiny: Any, pairs: tuple[Example, ...], embed: Any
+) -> None:
+    found = propose_templates(tiny, pairs, ENTAILMENT, ENTAILMENT_WORDS, embed=embed, seed=1)
     check(found, ENTAILMENT, ENTAILMENT_WORDS)
     assert {one.source for one in found} == {"between", "after"}
 
 
-def test_the_same_seed_gives_the_same_templates(tiny: Any, reviews: tuple[Example, ...]) -> None:
-    runs = [propose_templates(tiny, reviews, SENTIMENT, SENTIMENT_WORDS, seed=7) for _ in "ab"]
+def test_the_same_seed_gives_the_same_templates(
+    tiny: Any, reviews: tuple[Example, ...], embed: Any
+) -> None:
+    runs = [
+        propose_templates(tiny, reviews, SENTIMENT, SENTIMENT_WORDS, embed=embed, seed=7)
+        for _ in "ab"
+    ]
     assert runs[0] == runs[1]
-    other = propose_templates(tiny, reviews[::-1], SENTIMENT, SENTIMENT_WORDS, seed=8)
+    other = propose_templates(tiny, reviews[::-1], SENTIMENT, SENTIMENT_WORDS, embed=embed, seed=8)
     assert other != runs[0]
 
 
-def test_words_of_several_tokens_are_scored(tiny: Any, reviews: tuple[Example, ...]) -> None:
+def test_words_of_several_tokens_are_scored(
+    tiny: Any, reviews: tuple[Example, ...], embed: Any
+) -> None:
     unusual = Verbalizer((("negative", ("terrible", "badbad")), ("positive", ("great",))))
-    found = propose_templates(tiny, reviews, SENTIMENT, unusual, count=4, seed=1)
+    found = propose_templates(tiny, reviews, SENTIMENT, unusual, count=4, embed=embed, seed=1)
     assert len(found) == 4
     check(found, SENTIMENT, unusual)
 
 
-def test_labels_of_digits_serve(tiny: Any, reviews: tuple[Example, ...]) -> None:
+def test_labels_of_digits_serve(tiny: Any, reviews: tuple[Example, ...], embed: Any) -> None:
     numbered = tuple(
         dataclasses.replace(row, label=str(int(row.label == "positive"))) for row in reviews
     )
     words = Verbalizer((("0", ("terrible",)), ("1", ("great",))))
-    found = propose_templates(tiny, numbered, Task("single", ("0", "1")), words, count=4, seed=1)
+    found = propose_templates(
+        tiny, numbered, Task("single", ("0", "1")), words, count=4, embed=embed, seed=1
+    )
     assert len(found) == 4
 
 
 def test_it_returns_what_there_is_when_time_is_up(
-    builtin: Any, reviews: tuple[Example, ...]
+    builtin: Any, reviews: tuple[Example, ...], embed: Any
 ) -> None:
     start = time.monotonic()
-    found = propose_templates(builtin, reviews, SENTIMENT, SENTIMENT_WORDS, seed=1, seconds=0.0)
+    found = propose_templates(
+        builtin, reviews, SENTIMENT, SENTIMENT_WORDS, embed=embed, seed=1, seconds=0.0
+    )
     assert time.monotonic() - start < 5
     assert 1 <= len(found) < 16
     check(found, SENTIMENT, SENTIMENT_WORDS)
@@ -141,11 +154,11 @@ def test_one_step_averages_log_probabilities() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sst2", "cr", "trec", "ag_news", "subj", "rte", "cb"])
 def test_benchmark_sets_get_ten_templates_of_two_placements(
-    name: str, builtin: Any, few_shot: Callable[[str], tuple[tuple[Example, ...], Task]]
+    name: str, builtin: Any, few_shot: Callable[[str], tuple[tuple[Example, ...], Task]], embed: Any
 ) -> None:
     examples, task = few_shot(name)
     verbalizer = manual_words(task.labels)[0]
-    found = propose_templates(builtin, examples, task, verbalizer, seed=1)
+    found = propose_templates(builtin, examples, task, verbalizer, embed=embed, seed=1)
     check(found, task, verbalizer)
     assert len(found) >= 10
     assert len({one.source for one in found}) >= 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from autoprompt.text.imports import read_template
 from autoprompt.text.template import Piece, parse, render
-from autoprompt.text.tokens import needs_leading_space, tokenize_piece
+from autoprompt.text.tokens import needs_leading_space, sentinel_ids, tokenize_piece
 from autoprompt.text.truncation import TokenPiece, truncate
 
 SST2 = "*cls**sent_0*_It_was*mask*.*sep+*"
@@ -177,3 +177,17 @@ def test_any_text_is_tokenised_without_special_ids(
 def test_native_and_imported_templates_give_the_same_tokens(byte_level_bpe: Any) -> None:
     native = "{text|strip_final_punctuation}? {mask}, {text_b|lower_first}"
     assert parse(native) == read_template(MNLI)
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5"])
+def test_a_sentinel_in_a_text_is_ordinary_characters(family: str) -> None:
+    import toy_writer
+
+    tokenizer = toy_writer.tokenizer(family)
+    vocabulary = tokenizer.get_vocab()
+    name = "<extra_id_0>" if family == "t5" else "▁<extra_id_0>"
+    assert sentinel_ids(tokenizer)[0] == vocabulary[name]
+    assert len(sentinel_ids(tokenizer)) == 4
+    found = tokenize_piece(tokenizer, Piece("words", "a <extra_id_0> film"))
+    assert not set(found) & set(sentinel_ids(tokenizer))
+    assert {vocabulary["▁a"], vocabulary["▁film"]} <= set(found)

@@ -1,0 +1,127 @@
+"""Who writes a study's templates: a T5, or the searched model by infilling. Knows no pools.
+
+What was done instead of what was asked for is told in a line. A model that is loaded to write is
+let go again.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+
+from autoprompt.data.task import Example
+from autoprompt.learners.workshop import Workshop
+from autoprompt.models.backbone import Backbone, ModelError
+from autoprompt.proposals.base import Proposal
+from autoprompt.text.verbalizer import Verbalizer
+
+MOST_PROPOSED_TEMPLATES = 16
+KEY = "proposals.generator"
+
+
+def check_generator(name: str) -> None:
+    """`ModelError` where there is no language model of this name; no weights are read."""
+    from autoprompt.models.checkpoint import checkpoint_kind
+
+    try:
+        if name:
+            checkpoint_kind(name)
+    except ModelError as error:
+        raise ModelError(f"{KEY}: {_reason(error)}") from error
+
+
+def propose(
+    workshop: Workshop,
+    rows: Sequence[Example],
+    guide: Verbalizer,
+    *,
+    generator: str,
+    seed: int,
+    seconds: float | None,
+    say: Callable[[str], None],
+) -> tuple[Proposal, ...]:
+    """Templates by the model named `generator`, or, without a name, by the searched one.
+
+    One that fills gaps as T5 does generates them. Where that is not to be had, or brings none, a
+    masked LM that is searched infills them; for other kinds there are none. `seconds`: about how
+    long all may take; None = as long as it needs.
+    """
+    end = None if seconds is None else time.monotonic() + seconds
+    found: tuple[Proposal, ...] = ()
+    infills = not workshop.backbone.one_token  # infilling fills several gaps
+    try:
+        found = _generated(workshop, rows, guide, generator, seed, seconds, say)
+    except ModelError as error:
+        instead = "templates are infilled instead" if infills else "no templates are proposed"
+        say(f"{KEY if generator else 'templates'}: {_reason(error)}; {instead}")
+    _let_go(workshop.device)
+    if found or not infills:
+        return found
+    from autoprompt.proposals.infill import propose_templates
+
+    say("proposing templates by infilling")
+    return propose_templates(
+        workshop.backbone,
+        rows,
+        workshop.task,
+        guide,
+        embed=lambda texts: workshop.sentence_encoder.embed(texts),
+        count=MOST_PROPOSED_TEMPLATES,
+        seed=seed,
+        seconds=None if end is None else max(0.0, end - time.monotonic()),
+    )
+
+
+def _generated(
+    workshop: Workshop,
+    rows: Sequence[Example],
+    guide: Verbalizer,
+    name: str,
+    seed: int,
+    seconds: float | None,
+    say: Callable[[str], None],
+) -> tuple[Proposal, ...]:
+    """() where nobody is asked to generate; `ModelError` where one that is asked cannot."""
+    from autoprompt.models.checkpoint import checkpoint_kind
+    from autoprompt.models.load import load_model
+    from autoprompt.proposals.generation import can_generate, propose_templates
+
+    writer: Backbone | None = workshop.backbone
+    if name not in ("", workshop.model):
+        writer = None
+        if checkpoint_kind(name) == "seq2seq":
+            say(f"loading {name} to write templates")
+            writer = load_model(name, device=workshop.device, precision=workshop.precision)
+    if writer is None or not can_generate(writer):
+        if name:
+            raise ModelError(f"{name!r} fills no gaps (give a T5- or mT5-like model)")
+        return ()
+    say(f"proposing templates by generation with {writer.name}")
+    found = propose_templates(
+        writer,
+        workshop.backbone,
+        rows,
+        workshop.task,
+        guide,
+        embed=lambda texts: workshop.sentence_encoder.embed(texts),
+        count=MOST_PROPOSED_TEMPLATES,
+        seed=seed,
+        seconds=seconds,
+    )
+    if not found:
+        raise ModelError(f"{writer.name!r} finished no valid template in time")
+    return found
+
+
+def _let_go(device: str) -> None:
+    """Give back the memory of a model that nobody holds any more."""
+    gc.collect()
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _reason(error: ModelError) -> str:
+    return str(error).removeprefix("model: ")

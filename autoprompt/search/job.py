@@ -26,17 +26,9 @@ from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
-from autoprompt.search.prepare import (
-    Prepared,
-    fitting,
-    freeze,
-    known_study,
-    open_space,
-    prepare,
-    preset_texts,
-    slotless,
-)
+from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.settings import Options
+from autoprompt.search.space import fitting, open_space, preset_texts, slotless
 from autoprompt.search.stop import Stopped, interruptible
 from search_spaces.dimension import Choice
 from search_spaces.space import Space

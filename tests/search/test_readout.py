@@ -11,7 +11,7 @@ import toy
 
 from autoprompt.data.task import Task
 from autoprompt.models.load import load_model
-from autoprompt.search.prepare import fitting
+from autoprompt.search.space import fitting
 from search_spaces import presets
 
 POOLS = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')

@@ -151,7 +151,7 @@ def engine(stored: int, trials: int) -> dict[str, Any]:
                 config = build({"budget": {"trials": until, "minutes": NEVER}})
                 settings = Settings(config=config)
                 prepared = Prepared(
-                    RunFolder(Path(folder)), settings, task, examples, (), 4, url, "cost", {}
+                    RunFolder(Path(folder)), settings, task, examples, (), None, 4, url, "cost", {}
                 )
                 job._search(bench, study, space, pools, prepared, job.Listener(), Clock(NEVER))
 

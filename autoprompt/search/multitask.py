@@ -5,6 +5,7 @@ Knows files, options and how tasks are put into words; the training is learners/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,9 +53,10 @@ def train(
     settings = options.settings
     if options.out.exists():
         raise PoolError(f"--out {options.out}: exists already; name a new folder")
-    if settings.prompt_learning_rate <= 0:
+    if not 0 < settings.prompt_learning_rate < math.inf:
         raise PoolError(
-            f"--learning-rate: {settings.prompt_learning_rate} is not above 0; give such as 0.01"
+            f"--learning-rate: {settings.prompt_learning_rate} is no number above 0; "
+            "give such as 0.01"
         )
     if settings.steps < len(sources):
         raise PoolError(

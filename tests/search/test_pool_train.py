@@ -157,7 +157,8 @@ def test_what_a_pool_cannot_be_trained_with(
         ((toy_data, one), (), 3, "one.csv: label: all rows have the one class"),
         ((tmp_path / "none.csv",), (), 3, "none.csv"),
         ((toy_data,) * 5, (), 2, "--steps: 4 are fewer than the 5 tasks"),
-        ((toy_data,), ("--learning-rate", "0"), 2, "--learning-rate: 0.0 is not above 0"),
+        ((toy_data,), ("--learning-rate", "0"), 2, "--learning-rate: 0.0 is no number above 0"),
+        ((toy_data,), ("--learning-rate", "nan"), 2, "--learning-rate: nan is no number above 0"),
         ((toy_data,), ("--prompt-length", "100"), 2, "prompt_length"),
     ):
         found = train(*data, out=tmp_path / "pool", model=tiny_model, more=more)

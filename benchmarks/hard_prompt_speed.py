@@ -25,7 +25,7 @@ import trainer_peer
 import transformers
 from torch.nn import functional
 
-from autoprompt.learners.training import Optimiser, Settings
+from autoprompt.learners.training import Optimiser, Settings, batches
 from autoprompt.models.masked import load_masked
 from autoprompt.models.resident import Resident
 from autoprompt.text.template import parse, render
@@ -71,9 +71,8 @@ def own_run(
     shrink = optimiser.run(
         trainable,
         batch_loss,
-        len(rows),
+        batches(len(rows), settings, seed=0),
         settings,
-        seed=0,
         on_step=lambda _, loss: losses.append(loss),
     )
     seconds = time.perf_counter() - start

@@ -41,7 +41,7 @@ from autoprompt.data.readers import read
 from autoprompt.data.splits import draw_shots
 from autoprompt.data.task import Example, make_task
 from autoprompt.learners.build import LEARNED_PROMPTS, build
-from autoprompt.learners.training import Optimiser, Settings, batches
+from autoprompt.learners.training import Optimiser, Settings
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.models.resident import Resident
@@ -115,9 +115,10 @@ class Paired(Optimiser):
         self.pairs: list[tuple[float, float]] = []  # seconds, ours and bare
 
     def run(
-        self, trainable: Any, batch_loss: Any, count: int, settings: Settings, **named: Any
+        self, trainable: Any, batch_loss: Any, order: Any, settings: Settings, **named: Any
     ) -> float:
-        steps = [self._bare(rows) for rows in batches(count, settings, named["seed"])]
+        order = list(order)
+        steps = [self._bare(rows) for rows in order]
         self.pairs = []
         began = 0.0
 
@@ -129,7 +130,7 @@ class Paired(Optimiser):
             began = time.perf_counter()
 
         began = time.perf_counter()
-        return super().run(trainable, batch_loss, count, settings, **named | {"on_step": told})
+        return super().run(trainable, batch_loss, order, settings, **named | {"on_step": told})
 
 
 def compare(

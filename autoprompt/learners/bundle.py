@@ -8,7 +8,6 @@ so a bundle proves itself before it gets its name.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from autoprompt.learners.base import Learner
 from autoprompt.learners.build import CandidateError, build, needs_encoder, needs_model
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
+from autoprompt.models.builtin import file_digest
 from autoprompt.models.checkpoint import BUILTIN
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
@@ -251,7 +251,9 @@ def _describe(
         from autoprompt.models.sentence import package_revision
 
         described["model"] = {"name": PACKAGE, "revision": package_revision()}
-    described["files"] = {p.name: _digest(p) for p in sorted(directory.iterdir()) if p.is_file()}
+    described["files"] = {
+        p.name: file_digest(p) for p in sorted(directory.iterdir()) if p.is_file()
+    }
     return described
 
 
@@ -269,7 +271,7 @@ def _check_files(directory: Path, described: Mapping[str, Any]) -> None:
         path = directory / name
         if Path(name).name != name or not path.is_file():
             raise BundleError(f"bundle: {path} is missing; export the bundle again")
-        if _digest(path) != expected:
+        if file_digest(path) != expected:
             raise BundleError(
                 f"bundle: {path} is not the file that was saved (sha256 differs); "
                 "copy or export the bundle again"
@@ -325,11 +327,6 @@ def _prove(learner: Learner, directory: Path, workshop: Workshop) -> None:
             f"bundle: a clean process gives probabilities {apart:.1e} away from ours "
             f"(at most {TOLERANCE:.0e} allowed); report this with your settings"
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
-from autoprompt.learners.training import Settings
+from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Backbone, Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
@@ -78,7 +78,11 @@ class Head:
 
         try:
             shrink = self._workshop.optimiser.run(
-                trainable, batch_loss, len(rows), self._training, seed=seed, deadline=deadline
+                trainable,
+                batch_loss,
+                batches(len(rows), self._training, seed),
+                self._training,
+                deadline=deadline,
             )
         except BaseException:
             backbone.weights.reset()

@@ -108,16 +108,14 @@ def _train(
     workshop.optimiser.run(
         Trainable((), (), prompt.parameters()),
         batch_loss,
-        len(places),
+        even_batches([len(task.rows) for task in tasks], settings),
         Settings(
             learning_rate=0.0,
             prompt_learning_rate=settings.prompt_learning_rate,
             steps=settings.steps,
             batch_size=settings.batch_size,
         ),
-        seed=settings.seed,
         on_step=told,
-        order=even_batches([len(task.rows) for task in tasks], settings),
     )
     return prompt, curves
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprompt.data.task import Example, content_key
+from autoprompt.models.builtin import file_digest
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,7 @@ class PromptPool:
 
     folder: Path
     described: Mapping[str, Any]
+    seen: frozenset[str]  # row_key of every text that trained it
 
     @property
     def digest(self) -> str:
@@ -59,7 +61,7 @@ class PromptPool:
 
     def has_seen(self, example: Example) -> bool:
         """Whether a text of this content trained it, whatever its label was."""
-        return row_key(example) in self.described["seen"]
+        return row_key(example) in self.seen
 
     def load(self, backbone: Backbone) -> dict[str, torch.Tensor]:
         """Its tensors on the CPU; `PoolError` where they are of another model or damaged."""
@@ -85,18 +87,18 @@ def open_pool(folder: Path) -> PromptPool:
     path = folder / DESCRIPTION
     try:
         described = json.loads(path.read_text("utf-8"))
-        pool = PromptPool(folder, described)
         schema = described["schema"]
         if schema != SCHEMA:
             raise PoolError(
                 f"--pool {path}: has schema {schema!r}, this version reads {SCHEMA}; use the "
                 "version that wrote it, or train the pool anew"
             )
+        if not isinstance(described["seen"], list):
+            raise TypeError("seen is no list")
+        pool = PromptPool(folder, described, frozenset(described["seen"]))
         for value in (pool.digest, pool.model, described["model"]["revision"], pool.values):
             if not value:
                 raise KeyError("a value is empty")
-        if not isinstance(described["seen"], list):
-            raise TypeError("seen is no list")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PoolError(
             f"--pool {folder}: holds no {DESCRIPTION}; give a folder of `autoprompt pool train`"
@@ -136,7 +138,7 @@ def save_pool(
     from safetensors.torch import save_file
 
     save_file(dict(tensors), folder / TENSORS)
-    whole = {"schema": SCHEMA, **described, "sha256": _digest(folder / TENSORS)}
+    whole = {"schema": SCHEMA, **described, "sha256": file_digest(folder / TENSORS)}
     text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     (folder / DESCRIPTION).write_text(text, "utf-8")
     return whole
@@ -153,13 +155,8 @@ def _check_tensors(folder: Path, expected: str) -> None:
     path = folder / TENSORS
     if not path.is_file():
         raise PoolError(f"--pool {path}: is missing; copy the pool again, or train it anew")
-    if _digest(path) != expected:
+    if file_digest(path) != expected:
         raise PoolError(
             f"--pool {path}: is not the file that was saved (sha256 differs); copy the pool again, "
             "or train it anew"
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

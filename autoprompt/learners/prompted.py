@@ -14,7 +14,7 @@ from torch.nn import functional
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
 from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
-from autoprompt.learners.training import Settings
+from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
@@ -136,7 +136,11 @@ class Prompted:
 
         try:
             shrink = self._workshop.optimiser.run(
-                trainable, batch_loss, len(examples), settings, seed=seed, deadline=deadline
+                trainable,
+                batch_loss,
+                batches(len(examples), settings, seed),
+                settings,
+                deadline=deadline,
             )
         except BaseException:
             backbone.weights.reset()

@@ -50,17 +50,15 @@ class Optimiser:
         self,
         trainable: Trainable,
         batch_loss: Callable[[list[int]], torch.Tensor],
-        count: int,
+        order: Iterable[list[int]],
         settings: Settings,
         *,
-        seed: int,
         deadline: float | None = None,
         on_step: Callable[[int, float], None] | None = None,
-        order: Iterable[list[int]] | None = None,
     ) -> float:
-        """Train on `count` rows; `batch_loss` turns row numbers into a scalar loss.
+        """Train; `batch_loss` turns the row numbers of a step into a scalar loss.
 
-        order: the row numbers of each step, instead of `batches`.
+        order: these row numbers, step by step; those of `batches` for one set of rows.
 
         Returns the factor by which weight decay shrank every matrix row that got no gradient.
         `LearnerError` at a loss that is no number, `TimeoutError` past `deadline`.
@@ -68,7 +66,7 @@ class Optimiser:
         optimiser = self._prepare(trainable, settings)
         tensors = [*trainable.decayed, *trainable.plain, *trainable.prompt]
         shrink = 1.0
-        for step, rows in enumerate(batches(count, settings, seed) if order is None else order):
+        for step, rows in enumerate(order):
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"out of time after {step} of {settings.steps} steps")
             left = (settings.steps - step) / settings.steps

@@ -22,6 +22,8 @@ from transformers import (
 )
 from transformers.masking_utils import sdpa_mask
 
+from autoprompt.models.attention import configurations, turned
+
 NAME = "autoprompt_decoding"
 
 
@@ -84,16 +86,9 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 @contextmanager
 def shared(decoder: Any, memory: Memory) -> Iterator[None]:
     """Within it the decoder's attention is the one above."""
-    configs = list(
-        {id(m.config): m.config for m in decoder.modules() if hasattr(m, "config")}.values()
-    )
-    names = [config._attn_implementation for config in configs]
     token = _memory.set(memory)
     try:
-        for config in configs:
-            config._attn_implementation = NAME
-        yield
+        with turned(configurations(decoder), NAME):
+            yield
     finally:
-        for config, name in zip(configs, names, strict=True):
-            config._attn_implementation = name
         _memory.reset(token)

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from autoprompt.models import deberta
+from autoprompt.models.attention import configurations, turned
 
 NAME = "autoprompt_prefix"
 
@@ -124,11 +125,10 @@ class Attentions(NamedTuple):
 
 
 def attentions(model: Any) -> Attentions:
-    """The attentions of a model; T5 has a configuration each for encoder and decoder."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    """The attentions of a model."""
     owned = ((module, deberta.turned(module, attention)) for module in model.modules())
     return Attentions(
-        tuple(configs.values()),
+        configurations(model),
         tuple((module, forward) for module, forward in owned if forward is not None),
     )
 
@@ -141,20 +141,16 @@ def put(
     row its own [L, 2, B, P, H, D], less what is padding by `real` [B, P]. In an encoder-decoder L
     counts the encoder's layers, then the decoder's, two for each: its own attention and that to the
     encoder."""
-    names = [config._attn_implementation for config in where.configs]
     # An instance has a forward of its own only where another library has put one.
     forwards = [vars(module).get("forward") for module, _ in where.modules]
     calls = Calls(key_values, real)
     token = _calls.set(calls)
     try:
-        for config in where.configs:
-            config._attn_implementation = NAME
-        for module, forward in where.modules:
-            module.forward = forward
-        yield calls
+        with turned(where.configs, NAME):
+            for module, forward in where.modules:
+                module.forward = forward
+            yield calls
     finally:
-        for config, name in zip(where.configs, names, strict=True):
-            config._attn_implementation = name
         for (module, _), forward in zip(where.modules, forwards, strict=True):
             if forward is None:
                 vars(module).pop("forward", None)

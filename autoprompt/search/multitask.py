@@ -19,6 +19,7 @@ from autoprompt.learners.prompt_pool import PoolError
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.device import resolve_device, resolve_precision
 from autoprompt.search.folder import writing
+from autoprompt.search.settings import located
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots
@@ -77,10 +78,9 @@ def train(
     ]
     device = resolve_device(options.device)
     say(f"loading {options.model} on {device}")
-    folder = Path(options.model).expanduser()
     workshop = Workshop(
         tasks[0].task,
-        str(folder.resolve()) if options.model != "builtin" and folder.is_dir() else options.model,
+        located(options.model),
         device,
         resolve_precision("auto", device),
     )

@@ -16,6 +16,7 @@ from autoprompt import config as configuration
 from autoprompt.config import Config
 from autoprompt.data.readers import Columns
 from autoprompt.learners.prompt_pool import METHOD, PromptPool
+from autoprompt.models.checkpoint import BUILTIN
 from autoprompt.search.folder import RunError
 
 DEFAULT_MINUTES = 10.0
@@ -76,9 +77,8 @@ class Settings:
             "--shots": self.shots,
             "--seed": self.seed,
             "--unlabeled": self.unlabeled_digest,
+            "--pool": self.pool_digest,
         }
-        if self.pool_digest:  # absent for studies that were made before there were pools
-            own["--pool"] = self.pool_digest
         return json.loads(json.dumps(own | flat))
 
     def digest(self) -> str:
@@ -155,12 +155,12 @@ def resolve(
         given["pool_digest"] = pool.digest
         if stored is None:
             given = {"model": pool.model, "presets": (METHOD,)} | given
-    if given.get("model", "builtin") != "builtin":
-        given["model"] = _located(given["model"])
+    if "model" in given:
+        given["model"] = located(given["model"])
     generator = config.proposals.generator
-    if generator != _located(generator):
+    if generator != located(generator):
         config = configuration.build(
-            config.model_dump(exclude_none=True), {"proposals": {"generator": _located(generator)}}
+            config.model_dump(exclude_none=True), {"proposals": {"generator": located(generator)}}
         )
     if unlabeled_digest is not None:
         given["unlabeled_digest"] = unlabeled_digest
@@ -170,10 +170,10 @@ def resolve(
     return settings
 
 
-def _located(model: str) -> str:
+def located(model: str) -> str:
     """A model's name; of a folder its whole path, since later verbs run elsewhere."""
     folder = Path(model).expanduser()
-    return str(folder.resolve()) if model and folder.is_dir() else model
+    return str(folder.resolve()) if model not in ("", BUILTIN) and folder.is_dir() else model
 
 
 def refuse_change(stored: Settings, wanted: Settings, out: Path) -> None:

@@ -87,9 +87,8 @@ def test_first_twenty_losses_equal_those_of_trainer(tiny_checkpoint: Callable[..
             backbone.answer_logits(backbone.batch([rows[i] for i in chosen]), answers)[:, 0],
             wanted[chosen],
         ),
-        len(rows),
+        batches(len(rows), settings, seed=5),
         settings,
-        seed=5,
         on_step=lambda _, loss: ours.append(loss),
     )
     assert len(theirs) == len(ours) == 20
@@ -109,7 +108,7 @@ def test_clipping_equals_scaling_the_gradient() -> None:
 
     count = iter(range(6))
     shrink = Optimiser().run(
-        Trainable((ours,), ()), lambda _: loss(ours, next(count)), 1, settings, seed=0
+        Trainable((ours,), ()), lambda _: loss(ours, next(count)), batches(1, settings, 0), settings
     )
     reference = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.2)
     expected = 1.0
@@ -133,7 +132,7 @@ def test_moments_of_one_fit_do_not_leak_into_the_next() -> None:
         with torch.no_grad():
             weight.fill_(1.0)
         trainable = Trainable((weight,), ())
-        optimiser.run(trainable, lambda _: (weight**2).sum(), 1, settings, seed=0)
+        optimiser.run(trainable, lambda _: (weight**2).sum(), batches(1, settings, 0), settings)
         return weight.detach().clone()
 
     assert torch.equal(fit(), fit())
@@ -141,14 +140,13 @@ def test_moments_of_one_fit_do_not_leak_into_the_next() -> None:
 
 def test_a_loss_that_is_no_number_names_learning_rate_and_step() -> None:
     weight = torch.ones(2, 2, requires_grad=True)
-    steps = iter([1.0, 1.0, float("nan")])
+    steps, settings = iter([1.0, 1.0, float("nan")]), Settings(0.5, 9, 1)
     with pytest.raises(LearnerError, match=r"learning_rate: 0\.5 .* step 3 of 9") as caught:
         Optimiser().run(
             Trainable((weight,), ()),
             lambda _: weight.sum() * next(steps),
-            1,
-            Settings(0.5, 9, 1),
-            seed=0,
+            batches(1, settings, 0),
+            settings,
         )
     assert caught.value.exit_code == 4
 
@@ -156,7 +154,7 @@ def test_a_loss_that_is_no_number_names_learning_rate_and_step() -> None:
 def test_a_passed_deadline_stops_between_steps() -> None:
     weight = torch.ones(2, 2, requires_grad=True)
     done: list[int] = []
-    deadline = time.monotonic() + 0.05
+    deadline, settings = time.monotonic() + 0.05, Settings(0.1, 1000, 1)
 
     def slow(_: list[int]) -> torch.Tensor:
         time.sleep(0.02)
@@ -166,9 +164,8 @@ def test_a_passed_deadline_stops_between_steps() -> None:
         Optimiser().run(
             Trainable((weight,), ()),
             slow,
-            1,
-            Settings(0.1, 1000, 1),
-            seed=0,
+            batches(1, settings, 0),
+            settings,
             deadline=deadline,
             on_step=lambda step, _: done.append(step),
         )

@@ -240,12 +240,13 @@ def test_bf16_trains_in_eager_attention_and_answers_exactly(
 
 @pytest.mark.slow
 def test_memory_stays_flat_over_a_hundred_fits(tiny_checkpoint: Callable[..., Path]) -> None:
-    from autoprompt.learners.training import Optimiser, Settings
+    from autoprompt.learners.training import Optimiser, Settings, batches
 
     folder = tiny_checkpoint("bert", hidden_size=256, intermediate_size=1024, num_hidden_layers=4)
     backbone = load_masked(str(folder), device="cpu", precision="fp32")
     optimiser = Optimiser()
     encoded, ids = rows(backbone), words(backbone)
+    settings = Settings(1e-4, 2, 4)
 
     def fit() -> None:
         inputs = backbone.batch(encoded)
@@ -253,9 +254,8 @@ def test_memory_stays_flat_over_a_hundred_fits(tiny_checkpoint: Callable[..., Pa
         shrink = optimiser.run(
             trainable,
             lambda _: backbone.answer_logits(inputs, ids)[..., 0].sum(),
-            len(encoded),
-            Settings(1e-4, 2, 4),
-            seed=0,
+            batches(len(encoded), settings, seed=0),
+            settings,
         )
         backbone.weights.finish(shrink)
         read_answers(backbone, encoded)

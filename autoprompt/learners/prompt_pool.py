@@ -28,6 +28,15 @@ KEY = 16  # hexadecimal digits: one in 2 ** 64 is another text
 DESCRIPTION, TENSORS = "pool.json", "pool.safetensors"
 METHOD = "dynamic"  # whose prompts a pool holds
 INIT, POOL = "prompt_init", "pool"  # the value of a candidate that begins with it
+#: What a pool decides in a candidate that begins with it, and nothing else.
+VALUES: dict[str, type] = {
+    "controller": str,
+    "prompt_length": int,
+    "prompt_position": str,
+    "pool_size": int,
+    "fidelity": str,
+    INIT: str,
+}
 
 
 class PoolError(ValueError):
@@ -65,6 +74,7 @@ class PromptPool:
 
     def load(self, backbone: Backbone) -> dict[str, torch.Tensor]:
         """Its tensors on the CPU; `PoolError` where they are of another model or damaged."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         known, found = self.described["model"]["revision"], backbone.revision
@@ -74,7 +84,13 @@ class PromptPool:
                 f"{backbone.name!r} has {found!r}; give that model, or train the pool anew"
             )
         _check_tensors(self.folder, self.digest)
-        return load_file(self.folder / TENSORS)
+        try:
+            return load_file(self.folder / TENSORS)
+        except SafetensorError as error:
+            raise PoolError(
+                f"--pool {self.folder / TENSORS}: is damaged ({error}); copy the pool again, or "
+                "train it anew"
+            ) from error
 
 
 def row_key(example: Example) -> str:
@@ -93,6 +109,8 @@ def open_pool(folder: Path) -> PromptPool:
                 f"--pool {path}: has schema {schema!r}, this version reads {SCHEMA}; use the "
                 "version that wrote it, or train the pool anew"
             )
+        if {name: type(value) for name, value in described["prompt"].items()} != VALUES:
+            raise TypeError(f"prompt does not hold {', '.join(VALUES)}")
         if not isinstance(described["seen"], list):
             raise TypeError("seen is no list")
         pool = PromptPool(folder, described, frozenset(described["seen"]))
@@ -103,9 +121,9 @@ def open_pool(folder: Path) -> PromptPool:
         raise PoolError(
             f"--pool {folder}: holds no {DESCRIPTION}; give a folder of `autoprompt pool train`"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, PoolError):
-            raise
+    except PoolError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise PoolError(
             f"--pool {path}: is damaged ({error}); copy the pool again, or train it anew"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -166,6 +167,7 @@ def broken(small_pool: Path, folder: Path, **changes: Any) -> Path:
 
 def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
     assert open_pool(small_pool).values["prompt_length"] == 4
+    good = dict(open_pool(small_pool).values)
     with pytest.raises(PoolError, match=r"holds no pool\.json; give a folder of `autoprompt pool"):
         open_pool(tmp_path)
     for name, changes, said in (
@@ -173,6 +175,10 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
         ("other", {"sha256": "0" * 64}, "sha256 differs"),
         ("half", {"model": {}}, "is damaged"),
         ("list", {"prompt": [1]}, "is damaged"),
+        ("pairs", {"prompt": [["prompt_length", 4]]}, "is damaged"),
+        ("less", {"prompt": {**good, "prompt_length": "4"}}, "prompt does not hold"),
+        ("more", {"prompt": {**good, "learning_rate": 3.0}}, "prompt does not hold"),
+        ("seen", {"seen": "abc"}, "is damaged"),
     ):
         with pytest.raises(PoolError, match=said):
             open_pool(broken(small_pool, tmp_path / name, **changes))
@@ -180,9 +186,22 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
     (without / TENSORS).unlink()
     with pytest.raises(PoolError, match=r"pool\.safetensors: is missing"):
         open_pool(without)
-    (without / DESCRIPTION).write_bytes(b"\xff{")
-    with pytest.raises(PoolError, match="is damaged"):
-        open_pool(without)
+    for content in (b"\xff{", b"[" * 100_000, b"[]", b"null"):
+        (without / DESCRIPTION).write_bytes(content)
+        with pytest.raises(PoolError, match="is damaged"):
+            open_pool(without)
+
+
+def test_tensors_that_are_none_are_refused(
+    small_pool: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whatever the description says of them."""
+    text = b"no tensors at all"
+    folder = broken(small_pool, tmp_path / "text", sha256=hashlib.sha256(text).hexdigest())
+    (folder / TENSORS).write_bytes(text)
+    backbone = Workshop(toy_language.TASK, str(tiny_checkpoint("bert")), "cpu", "fp32").backbone
+    with pytest.raises(PoolError, match=r"pool\.safetensors: is damaged"):
+        open_pool(folder).load(backbone)
 
 
 def test_a_pool_of_another_model_is_refused(

@@ -91,7 +91,7 @@ def _train(
     workshop.backbone.weights.reset()
     learners = [_learner(task, workshop, settings) for task in tasks]
     prompt = learners[0].start(settings.seed)
-    losses = [one.share(prompt, task.rows) for one, task in zip(learners, tasks, strict=True)]
+    shared = [one.share(prompt, task.rows) for one, task in zip(learners, tasks, strict=True)]
     places = [(place, row) for place, task in enumerate(tasks) for row in range(len(task.rows))]
     curves: list[list[float]] = [[] for _ in tasks]
     asked = 0  # the task of the step that is under way
@@ -99,7 +99,7 @@ def _train(
     def batch_loss(chosen: list[int]) -> torch.Tensor:
         nonlocal asked
         asked = places[chosen[0]][0]
-        return losses[asked]([places[number][1] for number in chosen])
+        return shared[asked].batch_loss([places[number][1] for number in chosen])
 
     def told(step: int, loss: float) -> None:
         curves[asked].append(loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +14,7 @@ from torch.nn import functional
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
 from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
+from autoprompt.learners.stack import Ride, ride_alone
 from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
@@ -25,10 +26,6 @@ from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
-
-#: From the numbers of a batch's rows to a scalar.
-BatchLoss = Callable[[list[int]], torch.Tensor]
-
 
 class Prompted:
     """Zero-shot where `training` is None. Otherwise `tuned` says which weights are trained: `all`
@@ -64,8 +61,44 @@ class Prompted:
         """Train where there is something to train, then take the prior from the same texts and the
         workshop's unlabelled ones."""
         self._log_prior = numpy.zeros(len(self._task.labels))
-        if self._training is not None:
+        if self.rides:
+            ride = self.ride(examples, seed=seed, deadline=deadline)
+            ride_alone(ride, self._workshop.backbone)
+        elif self._training is not None:
             self._train(examples, self._training, seed, deadline)
+        self._arrived(examples)
+
+    @property
+    def rides(self) -> bool:
+        """Whether its training can share a pass through the model with others: it leaves the
+        model frozen."""
+        return self._training is not None and not self._tuned
+
+    def ride(self, examples: Sequence[Example], *, seed: int, deadline: float | None) -> Ride:
+        """Its training as a ride of the stack; it is fitted when that has ended without an error.
+        Only where `rides`."""
+        assert self._training is not None, "nothing to train"
+        self._log_prior = numpy.zeros(len(self._task.labels))
+        self._workshop.backbone.weights.reset()
+        prompt = self.start(seed)
+        self._prompt = prompt
+
+        def arrive() -> None:
+            self._prompt = prompt.finish()
+            self._arrived(examples)
+
+        return Ride(
+            self._asked(examples, self._rows(examples)),
+            self._workshop.optimiser.begin(
+                Trainable((), (), prompt.parameters()), self._training
+            ),
+            batches(len(examples), self._training, seed),
+            deadline,
+            arrive,
+        )
+
+    def _arrived(self, examples: Sequence[Example]) -> None:
+        """What follows training: the prior."""
         if self._calibrated:
             log_probs = self.scores([*examples, *self._workshop.unlabeled])  # [N + U, C]
             self._log_prior = numpy.log(numpy.exp(log_probs).mean(axis=0) + 1e-12)
@@ -132,8 +165,7 @@ class Prompted:
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
-        batch_loss = self._loss(examples, rows)
-
+        batch_loss = self._asked(examples, rows).batch_loss
         try:
             shrink = self._workshop.optimiser.run(
                 trainable,
@@ -159,34 +191,21 @@ class Prompted:
         count = slots(self._placed.template) + self._placed.lead
         return self._method.start(backbone, origin, count, seed)
 
-    def share(self, prompt: Prompt, examples: Sequence[Example]) -> BatchLoss:
-        """The loss of `examples` asked with a prompt that others train at the same time."""
+    def share(self, prompt: Prompt, examples: Sequence[Example]) -> Asked:
+        """`examples` asked with a prompt that others train at the same time."""
         self._prompt = prompt
-        return self._loss(examples, self._rows(examples))
+        return self._asked(examples, self._rows(examples))
 
     def _rows(self, examples: Sequence[Example]) -> dict[int, list[Encoded]]:
         return {k: self._encode(examples, k) for k in self._answers.lengths}
 
-    def _loss(self, examples: Sequence[Example], rows: Mapping[int, list[Encoded]]) -> BatchLoss:
-        """Mean cross-entropy of the rows whose numbers it is given."""
-        backbone, answers = self._workshop.backbone, self._answers
-        targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
-        known: dict[int, Sequence[torch.Tensor]] = {}
+    def _asked(self, examples: Sequence[Example], rows: Mapping[int, list[Encoded]]) -> Asked:
+        held = {}
         for k, encoded in rows.items():
-            known[k], count = self._workshop.beginnings.hold(encoded)
+            held[k], count = self._workshop.beginnings.hold(encoded)
             self.tokens += count
-
-        def batch_loss(chosen: list[int]) -> torch.Tensor:
-            states = {}
-            for k, encoded in rows.items():
-                parts = [known[k][index] for index in chosen] if known[k] else []
-                batch = backbone.batch([encoded[index] for index in chosen], parts)
-                states[k] = self._states(batch)
-                self.tokens += sum(len(encoded[index].ids) for index in chosen)
-                self.tokens -= sum(part.shape[2] for part in parts)
-            return functional.cross_entropy(answers.scores(backbone, states), targets[chosen])
-
-        return batch_loss
+        labels = torch.tensor(self._task.label_ids(examples))
+        return Asked(self, rows, held, labels.to(self._workshop.backbone.device))
 
     def _fitted(self) -> Fitted:
         assert self._prompt is not None, "fit or load first"
@@ -194,10 +213,13 @@ class Prompted:
 
     def _states(self, inputs: ModelInputs) -> torch.Tensor:
         """Answer states [B, M, E] of a batch, the learned prompt put into it."""
-        backbone = self._workshop.backbone
-        if self._prompt is not None:
-            inputs = self._prompt.insert(inputs, backbone)
-        return backbone.answer_states(inputs)
+        return self._workshop.backbone.answer_states(self._inserted(inputs))
+
+    def _inserted(self, inputs: ModelInputs) -> ModelInputs:
+        """A batch with the learned prompt in it, if there is one."""
+        if self._prompt is None:
+            return inputs
+        return self._prompt.insert(inputs, self._workshop.backbone)
 
     def _encode(self, examples: Sequence[Example], masks: int) -> list[Encoded]:
         encode, placed = self._workshop.backbone.encode, self._placed
@@ -214,3 +236,40 @@ class Prompted:
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"
             )
+
+
+class Asked:
+    """Labelled rows asked through a learner's prompt: batches of them, and their loss."""
+
+    def __init__(
+        self,
+        learner: Prompted,
+        rows: Mapping[int, list[Encoded]],
+        held: Mapping[int, Sequence[torch.Tensor]],
+        targets: torch.Tensor,
+    ) -> None:
+        self._learner, self._rows, self._held = learner, rows, held
+        self._targets = targets
+
+    def inputs(self, chosen: list[int]) -> list[ModelInputs]:
+        """The batch of these rows, for every number of masks."""
+        learner, found = self._learner, []
+        for k, encoded in self._rows.items():
+            parts = [self._held[k][index] for index in chosen] if self._held[k] else []
+            batch = learner._workshop.backbone.batch([encoded[index] for index in chosen], parts)
+            found.append(learner._inserted(batch))
+            learner.tokens += sum(len(encoded[index].ids) for index in chosen)
+            learner.tokens -= sum(part.shape[2] for part in parts)
+        return found
+
+    def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:
+        """Mean cross-entropy of the rows whose answer states these are."""
+        learner = self._learner
+        named = dict(zip(self._rows, states, strict=True))
+        scores = learner._answers.scores(learner._workshop.backbone, named)
+        return functional.cross_entropy(scores, self._targets[chosen])
+
+    def batch_loss(self, chosen: list[int]) -> torch.Tensor:
+        """Both, with a pass through the model in between."""
+        backbone = self._learner._workshop.backbone
+        return self.loss([backbone.answer_states(i) for i in self.inputs(chosen)], chosen)

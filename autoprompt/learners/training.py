@@ -40,8 +40,61 @@ def batches(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
                 done += 1
 
 
+class Descent:
+    """AdamW on the tensors of one fit, a step at a time: `open`, gradients by the caller, `close`.
+
+    step: how many are done. shrink: the factor by which weight decay has shrunk every matrix row
+    of the model that got no gradient.
+    """
+
+    def __init__(
+        self, optimiser: torch.optim.AdamW, trainable: Trainable, settings: Settings
+    ) -> None:
+        self._optimiser, self._trainable, self._settings = optimiser, trainable, settings
+        self._tensors = [*trainable.decayed, *trainable.plain, *trainable.prompt]
+        self.step, self.shrink = 0, 1.0
+
+    def open(self) -> None:
+        """Forget the gradients of the step before."""
+        self._optimiser.zero_grad(set_to_none=True)
+
+    def check_time(self, deadline: float | None) -> None:
+        """`TimeoutError` past the deadline, before a step."""
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeoutError(f"out of time after {self.step} of {self._settings.steps} steps")
+
+    def check(self, loss: float) -> None:
+        """`LearnerError` for a loss that is no number."""
+        if math.isfinite(loss):
+            return
+        settings = self._settings
+        name, rate = "learning_rate", settings.learning_rate
+        if self._trainable.prompt:
+            name, rate = settings.prompt_rate, settings.prompt_learning_rate
+        raise LearnerError(
+            f"{name}: {rate} gave a loss of {loss} at step "
+            f"{self.step + 1} of {settings.steps}; use a lower one"
+        )
+
+    def close(self) -> None:
+        """Move the tensors along their gradients, whose norm is cut to CLIP."""
+        settings, optimiser = self._settings, self._optimiser
+        left = (settings.steps - self.step) / settings.steps
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * left
+        given = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
+        norm = torch.nn.utils.get_total_norm(given)
+        # The fused step divides by this: clipping without a further pass over the gradient.
+        scale = ((norm + 1e-6) / CLIP).clamp_min(1.0)
+        optimiser.grad_scale = scale.float()  # type: ignore[attr-defined]
+        optimiser.step()
+        self.shrink *= 1.0 - settings.learning_rate * left * settings.weight_decay
+        self.step += 1
+
+
 class Optimiser:
-    """AdamW (Loshchilov and Hutter 2019) whose moments stay allocated from one fit to the next."""
+    """AdamW (Loshchilov and Hutter 2019); the moments of the model's own weights stay allocated
+    from one fit to the next."""
 
     def __init__(self) -> None:
         self._moments: dict[torch.nn.Parameter, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -63,37 +116,21 @@ class Optimiser:
         Returns the factor by which weight decay shrank every matrix row that got no gradient.
         `LearnerError` at a loss that is no number, `TimeoutError` past `deadline`.
         """
-        optimiser = self._prepare(trainable, settings)
-        tensors = [*trainable.decayed, *trainable.plain, *trainable.prompt]
-        shrink = 1.0
+        descent = self.begin(trainable, settings)
         for step, rows in enumerate(order):
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"out of time after {step} of {settings.steps} steps")
-            left = (settings.steps - step) / settings.steps
-            for group in optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * left
-            optimiser.zero_grad(set_to_none=True)
+            descent.check_time(deadline)
+            descent.open()
             loss = batch_loss(rows)
             loss.backward()
             value = loss.item()
-            if not math.isfinite(value):
-                name, rate = "learning_rate", settings.learning_rate
-                if trainable.prompt:
-                    name, rate = settings.prompt_rate, settings.prompt_learning_rate
-                raise LearnerError(
-                    f"{name}: {rate} gave a loss of {value} at step "
-                    f"{step + 1} of {settings.steps}; use a lower one"
-                )
-            norm = torch.nn.utils.get_total_norm([t.grad for t in tensors if t.grad is not None])
-            # The fused step divides by this: clipping without a further pass over the gradient.
-            optimiser.grad_scale = ((norm + 1e-6) / CLIP).clamp_min(1.0)  # type: ignore[attr-defined]
-            optimiser.step()
-            shrink *= 1.0 - settings.learning_rate * left * settings.weight_decay
+            descent.check(value)
+            descent.close()
             if on_step is not None:
                 on_step(step, value)
-        return shrink
+        return descent.shrink
 
-    def _prepare(self, trainable: Trainable, settings: Settings) -> torch.optim.AdamW:
+    def begin(self, trainable: Trainable, settings: Settings) -> Descent:
+        """The first step of a fit is next."""
         rate, prompt_rate = settings.learning_rate, settings.prompt_learning_rate
         decay = settings.weight_decay
         groups = [
@@ -103,20 +140,18 @@ class Optimiser:
         ]
         optimiser = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, fused=True)
         known = []
-        for group in optimiser.param_groups:
-            for tensor in group["params"]:
-                if not isinstance(tensor, torch.nn.Parameter):
-                    continue  # rows of this fit alone
-                if tensor not in self._moments:
-                    zeros = torch.zeros_like(tensor), torch.zeros_like(tensor)
-                    self._moments[tensor] = zeros
-                first, second = self._moments[tensor]
-                known += [first, second]
-                optimiser.state[tensor] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
-                    "exp_avg": first,
-                    "exp_avg_sq": second,
-                }
+        for tensor in (*trainable.decayed, *trainable.plain):
+            if not isinstance(tensor, torch.nn.Parameter):
+                continue  # rows of this fit alone
+            if tensor not in self._moments:
+                self._moments[tensor] = torch.zeros_like(tensor), torch.zeros_like(tensor)
+            first, second = self._moments[tensor]
+            known += [first, second]
+            optimiser.state[tensor] = {
+                "step": torch.zeros((), dtype=torch.float32, device=tensor.device),
+                "exp_avg": first,
+                "exp_avg_sq": second,
+            }
         if known:
             torch._foreach_zero_(known)
-        return optimiser
+        return Descent(optimiser, trainable, settings)

@@ -47,21 +47,25 @@ def overwritten(layers: Iterable[nn.Module], inputs: ModelInputs) -> Iterator[No
     (Jia et al. 2022, section 3.2, VPT-deep).
 
     A slot whose state is read as the answer (a causal model's last token, with a prompt at the end)
-    keeps it: overwritten, it would know of the text what one layer can see.
+    keeps it: overwritten, it would know of the text what one layer can see. -1 is no slot.
     """
     assert inputs.soft is not None, "rows without soft slots"
     assert inputs.deep is not None, "nothing to put there"
-    slots, deep = inputs.soft.unsqueeze(-1), inputs.deep  # [B, P, 1]
-    kept = torch.zeros_like(slots, dtype=torch.bool)
+    deep, rows, length = inputs.deep, len(inputs.soft), inputs.attention_mask.shape[1]
+    slots = inputs.soft.where(inputs.soft >= 0, length)  # [B, P], no slot behind the row
+    taken = torch.zeros(rows, length + 1, dtype=torch.bool, device=slots.device)
+    taken.scatter_(1, slots, value=True)
     if inputs.decoder_ids is None:
-        kept = (slots == inputs.mask_positions.unsqueeze(1)).any(dim=2, keepdim=True)
+        taken.scatter_(1, inputs.mask_positions, value=False)
+    taken = taken[:, :length].unsqueeze(-1)  # [B, T, 1]
 
     def visit(layer: int, states: torch.Tensor) -> torch.Tensor:
         if layer == 0:  # reads the embeddings, where the prompt is already
             return states
-        index = slots.expand(-1, -1, states.shape[-1])  # [B, P, d]
-        vectors = states.gather(1, index).where(kept, deep[layer - 1].to(states.dtype))
-        return states.scatter(1, index, vectors)
+        vectors = deep[layer - 1].to(states.dtype).expand(rows, -1, -1)  # [B, P, d]
+        index = slots.unsqueeze(-1).expand_as(vectors)
+        placed = states.new_zeros(rows, length + 1, states.shape[-1]).scatter(1, index, vectors)
+        return placed[:, :length].where(taken, states)
 
     with _visited(layers, visit):
         yield

@@ -270,7 +270,7 @@ class Resident:
         index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
         with self._autocast():
             states = self._transform(hidden.gather(1, index))  # [B, M, d] to [B, M, E]
-        return states.float()
+        return states.to(torch.promote_types(states.dtype, torch.float32))
 
     def remember(self, inputs: ModelInputs) -> Memory:
         """What an encoder-decoder's decoder needs of a batch, for `decode`; nothing is decoded."""

@@ -121,7 +121,7 @@ def initial_vectors(
 
     def embedded(ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return backbone.embed(ids.to(backbone.device)).float().cpu()
+            return backbone.embed(ids.to(backbone.device)).cpu()
 
     if kind == "random":
         table = embedded(common)

@@ -97,7 +97,7 @@ def _states(backbone: Backbone, vectors: torch.Tensor) -> torch.Tensor:
     inputs = at_slots(backbone.batch([row]), vectors, backbone)
     with torch.no_grad(), backbone.exactly():
         found = backbone.layer_states(inputs)  # [L, 1, T, d]
-    return found[1:, 0, list(row.soft)].float()
+    return found[1:, 0, list(row.soft)].to(vectors.dtype)
 
 
 def read(values: Mapping[str, object]) -> DeepHidden:

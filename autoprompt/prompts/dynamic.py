@@ -239,9 +239,10 @@ class Chooser:
         keep = backbone.weights.frozen and not settings.faithful
         if not keep or any(key not in self._means for key in keys):
             with torch.no_grad():
-                hidden = backbone.hidden(replace(inputs, prefix=None, embeds=None)).float()
+                hidden = backbone.hidden(replace(inputs, prefix=None, embeds=None))
+                hidden = hidden.to(self._network.vectors.dtype)
                 weights = torch.ones_like(attended) if settings.faithful else attended
-                weights = weights.unsqueeze(-1).float()
+                weights = weights.unsqueeze(-1).to(hidden.dtype)
                 means = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
             if not keep:
                 return means

@@ -1,0 +1,254 @@
+"""Fits that share a running batch end as they would have ended alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoprompt.data.task import Example, Task
+from autoprompt.learners.base import LearnerError
+from autoprompt.learners.build import build
+from autoprompt.learners.prompted import Prompted
+from autoprompt.learners.stack import Ride, Stack, ride_alone
+from autoprompt.learners.workshop import Workshop
+from autoprompt.text.verbalizer import Verbalizer
+from search_spaces.candidate import Candidate
+
+TASK = Task("single", ("negative", "positive"))
+WORDS = Verbalizer((("negative", ("terrible",)), ("positive", ("great",)))).to_json()
+TEXTS = "a great story", "good film !", "very moving", "a terrible story", "dull", "bad , very bad"
+ROWS = [Example(t, label="positive" if i < 3 else "negative") for i, t in enumerate(TEXTS)]
+PROMPT = {"prompt_position": "front", "prompt_init": "vocabulary"}
+DYNAMIC = {"method": "dynamic", "prompt_position": "after_bos", "prompt_init": "random"}
+#: Method and settings, steps; every one with a learning rate, a batch size and a seed of its own.
+RIDES: tuple[tuple[dict[str, Any], int], ...] = (
+    ({"method": "prompt_tuning", "prompt_length": 2} | PROMPT, 20),
+    (
+        {"method": "prompt_tuning", "prompt_length": 20}
+        | PROMPT
+        | {"prompt_position": "before_cue"},
+        20,
+    ),
+    (
+        {"method": "p_tuning", "prompt_length": 3, "prompt_position": "split"}
+        | {"reparametrisation": "lstm"},
+        11,  # leaves early
+    ),
+    (
+        {"method": "prefix_tuning", "prompt_length": 4, "reparametrisation": "mlp"}
+        | {"prompt_width": 8},
+        20,
+    ),
+    (DYNAMIC | {"controller": "adap_ins_vec_pos", "prompt_length": 3, "pool_size": 2}, 20),
+    (DYNAMIC | {"controller": "adap_len", "prompt_length": 4}, 20),
+    ({"method": "deep_hidden", "prompt_length": 2} | PROMPT, 20),
+)
+LATE = 3  # joins at step 7
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    """Networks of prompts, and sums of answers, in fp64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(params=["bert", "gpt2", "t5"])
+def workshop(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Workshop:
+    folder = tiny_checkpoint(request.param, initializer_range=0.1)
+    made = Workshop(TASK, str(folder), "cpu", "fp32", ROWS)
+    backbone: Any = made.backbone
+    backbone._model.double()
+    for table in (backbone.weights.embeddings, backbone.weights.decoder, backbone.weights.bias):
+        if table is not None:
+            table.base = table.base.double()
+    return made
+
+
+def learner(workshop: Workshop, place: int) -> Prompted:
+    values, steps = RIDES[place]
+    values = values | {"template": "{text} it was {mask} .", "words": WORDS}
+    values = values | {"trainable": "prompt", "prompt_steps": steps, "batch_size": 2 + place % 3}
+    if workshop.backbone.reads_onwards:
+        values["template"] = "{text} it was {mask}"
+    rate = 1e-3 * (1 + place)
+    values |= {"prompt_learning_rate": rate, "network_learning_rate": rate}
+    found = build(Candidate(values), TASK, workshop)
+    assert isinstance(found, Prompted)
+    return found
+
+
+def ride(one: Prompted, place: int) -> Ride:
+    return one.ride(ROWS, seed=place, deadline=None)
+
+
+def tensors(one: Prompted) -> dict[str, torch.Tensor]:
+    return one._fitted().tensors()
+
+
+def losses(ride: Ride) -> list[float]:
+    """Filled as it rides."""
+    told: list[float] = []
+    check = ride.descent.check
+
+    def listen(loss: float) -> None:
+        told.append(loss)
+        check(loss)
+
+    ride.descent.check = listen  # type: ignore[method-assign]
+    return told
+
+
+def alone(workshop: Workshop, place: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    one = learner(workshop, place)
+    own = ride(one, place)
+    told = losses(own)
+    ride_alone(own, workshop.backbone)
+    return tensors(one), told
+
+
+def together(
+    workshop: Workshop, places: Sequence[int], most_tokens: int | None = None
+) -> dict[int, tuple[dict[str, torch.Tensor], list[float]]]:
+    """All in one stack, the late one from step 7 on."""
+    learners = {place: learner(workshop, place) for place in places}
+    rides = {place: ride(one, place) for place, one in learners.items()}
+    told = {place: losses(one) for place, one in rides.items()}
+    stack = Stack(workshop.backbone, most_tokens)
+    for place in places:
+        if place != LATE:
+            stack.add(rides[place])
+    ended: list[Ride] = []
+    for step in range(100):
+        if step == 7 and LATE in rides:
+            stack.add(rides[LATE])
+        ended += stack.step()
+        if len(ended) == len(places):
+            break
+    for one in ended:
+        assert one.error is None
+        one.arrive()
+    return {place: (tensors(one), told[place]) for place, one in learners.items()}
+
+
+def test_a_mixed_batch_is_as_many_separate_fits(workshop: Workshop) -> None:
+    expected = [alone(workshop, place) for place in range(len(RIDES))]
+    found = together(workshop, range(len(RIDES)))
+    for place, (weights, told) in enumerate(expected):
+        assert len(told) == RIDES[place][1]
+        assert found[place][1][0] == pytest.approx(told[0], abs=1e-12)
+        assert found[place][1] == pytest.approx(told, abs=1e-10)
+        for name, tensor in weights.items():
+            assert (found[place][0][name] - tensor).abs().max() <= 1e-10, (place, name)
+
+
+def test_first_gradients_are_those_of_a_pass_of_its_own(workshop: Workshop) -> None:
+    places = range(len(RIDES))
+    rides = [ride(learner(workshop, place), place) for place in places]
+    wanted = []
+    for one in rides:
+        chosen = [0, 3, 4]
+        own = one.rider.loss(
+            [workshop.backbone.answer_states(part) for part in one.rider.inputs(chosen)], chosen
+        )
+        parameters = one.descent._tensors
+        wanted.append(torch.autograd.grad(own, parameters, allow_unused=True))
+    again = [ride(learner(workshop, place), place) for place in places]  # the same draws
+    seen: list[list[torch.Tensor | None]] = []
+    stack = Stack(workshop.backbone)
+    for one in again:
+        one.order = iter([[0, 3, 4]])
+
+        def close(one: Ride = one) -> None:
+            seen.append([tensor.grad for tensor in one.descent._tensors])
+
+        one.descent.close = close  # type: ignore[method-assign]
+        stack.add(one)
+    stack.step()
+    assert len(seen) == len(rides)
+    for expected in wanted:
+        best = min(seen, key=lambda got: far(got, expected))
+        assert far(best, expected) <= 1e-12
+        seen.remove(best)
+
+
+def far(got: Sequence[torch.Tensor | None], expected: Sequence[torch.Tensor | None]) -> float:
+    if [None if t is None else t.shape for t in got] != [
+        None if t is None else t.shape for t in expected
+    ]:
+        return math.inf
+    pairs = ((a, b) for a, b in zip(got, expected, strict=True) if a is not None and b is not None)
+    return max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+
+
+def test_small_passes_give_the_same(workshop: Workshop) -> None:
+    for place, (weights, _) in together(workshop, (0, 3, 4), most_tokens=1).items():
+        for name, tensor in alone(workshop, place)[0].items():
+            assert (weights[name] - tensor).abs().max() <= 1e-10
+
+
+def test_a_neighbour_that_diverges_or_breaks_costs_nobody_else(workshop: Workshop) -> None:
+    good, wild, broken, late = (learner(workshop, place) for place in (0, 1, 4, 5))
+    rides = [ride(one, place) for one, place in zip((good, wild, broken, late), (0, 1, 4, 5))]
+    stack = Stack(workshop.backbone)
+    for one in rides:
+        stack.add(one)
+    rides[3].deadline = 0.0  # long past
+    stack.step()
+    assert isinstance(rides[3].error, TimeoutError)
+    with torch.no_grad():
+        for tensor in rides[1].descent._tensors:
+            tensor.fill_(math.nan)
+
+    def crash(chosen: list[int]) -> list[Any]:
+        raise ZeroDivisionError("a prompt of its own making")
+
+    rides[2].rider.inputs = crash  # type: ignore[method-assign]
+    ended = []
+    while len(stack):
+        ended += stack.step()
+    assert set(map(id, ended)) == {id(rides[0]), id(rides[1]), id(rides[2])}
+    assert isinstance(rides[1].error, LearnerError)
+    assert "prompt_learning_rate: 0.002 gave a loss of nan at step 2 of 20" in str(rides[1].error)
+    assert isinstance(rides[2].error, ZeroDivisionError)
+    assert rides[0].error is None
+    rides[0].arrive()
+    for name, tensor in alone(workshop, 0)[0].items():
+        assert (tensors(good)[name] - tensor).abs().max() <= 1e-10
+
+
+def test_a_device_without_memory_gets_smaller_passes(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, most = workshop.backbone.answer_states, 7
+
+    def tight(inputs: Any) -> torch.Tensor:
+        if len(inputs.input_ids) > most:
+            raise torch.OutOfMemoryError("no room")
+        return real(inputs)
+
+    monkeypatch.setattr(workshop.backbone, "answer_states", tight)
+    found = together(workshop, (0, 2, 3, 4))
+    monkeypatch.undo()
+    for place, (weights, _) in found.items():
+        for name, tensor in alone(workshop, place)[0].items():
+            assert (weights[name] - tensor).abs().max() <= 1e-10
+
+
+def test_a_fit_too_large_for_the_device_alone_says_so(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(inputs: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    one = learner(workshop, 0)
+    monkeypatch.setattr(workshop.backbone, "answer_states", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        one.fit(ROWS, seed=0)

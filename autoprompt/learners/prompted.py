@@ -27,6 +27,7 @@ from autoprompt.text.verbalizer import WordIds
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
 
+
 class Prompted:
     """Zero-shot where `training` is None. Otherwise `tuned` says which weights are trained: `all`
     (PET, LM-BFF), `bias`, or none; and `method`, if there is one, a prompt beside them or alone.
@@ -89,9 +90,7 @@ class Prompted:
 
         return Ride(
             self._asked(examples, self._rows(examples)),
-            self._workshop.optimiser.begin(
-                Trainable((), (), prompt.parameters()), self._training
-            ),
+            self._workshop.optimiser.begin(Trainable((), (), prompt.parameters()), self._training),
             batches(len(examples), self._training, seed),
             deadline,
             arrive,

@@ -76,7 +76,6 @@ class Stack:
         kind = backbone.device.partition(":")[0]
         self.most_tokens = most_tokens or MOST_TOKENS.get(kind, MOST_TOKENS["cuda"])
         self._rides: list[Ride] = []
-        self.passes = self.tokens = self.padding = 0  # of all steps so far; tokens with padding
 
     def __len__(self) -> int:
         return len(self._rides)
@@ -177,9 +176,6 @@ class Stack:
                 leaf.grad = None
         parts = [part for turn in group for part in turn.inputs]
         merged = merge(parts, self._backbone.embed)
-        self.passes += 1
-        self.tokens += merged.attention_mask.numel()
-        self.padding += merged.attention_mask.numel() - sum(int(p.attention_mask.sum()) for p in parts)
         states = split(self._backbone.answer_states(merged), parts)
         losses = []
         for turn in group:

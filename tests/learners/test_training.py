@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import math
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +124,21 @@ def test_clipping_equals_scaling_the_gradient() -> None:
         expected *= 1 - rate * 0.2
     torch.testing.assert_close(ours, theirs)
     assert shrink == pytest.approx(expected)
+
+
+def test_nothing_of_a_prompt_is_kept_after_its_fit() -> None:
+    optimiser, settings = Optimiser(), Settings(0.0, 2, 1, prompt_learning_rate=0.1)
+    network = torch.nn.Linear(2, 1)
+    gone = weakref.ref(network.weight)
+    optimiser.run(
+        Trainable((), (), tuple(network.parameters())),
+        lambda _, network=network: network(torch.ones(1, 2)).sum(),  # type: ignore[misc]
+        batches(1, settings, 0),
+        settings,
+    )
+    del network
+    gc.collect()
+    assert gone() is None
 
 
 def test_moments_of_one_fit_do_not_leak_into_the_next() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, err
 #: A path on the command line that is none.
 _PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 _INTERRUPTED = 130
+_NEGATIVE = re.compile(r"-\d.*=").match  # the words of a label such as -1
 
 
 @app.command()
@@ -315,6 +317,7 @@ def spread_values(arguments: list[str]) -> list[str]:
     """`--words a=x b=y` as `--words a=x --words b=y`, likewise --template and --preset.
 
     Click's options take one value; what follows is moved only when it cannot be DATA or key=value.
+    An empty text is no DATA: in `pool train` it stands for the usual template or words.
     """
     from autoprompt.config import SECTIONS
 
@@ -326,9 +329,9 @@ def spread_values(arguments: list[str]) -> list[str]:
     def belongs(option: str, value: str) -> bool:
         if option == "--template":
             masked = "{mask}" in value or "*mask*" in value or '{"mask"}' in value
-            return masked and not is_key(value)
+            return not value or (masked and not is_key(value))
         if option == "--words":
-            return "=" in value and not is_key(value)
+            return not value or ("=" in value and not is_key(value) and not os.path.isfile(value))
         return value.endswith(".toml") or value.isidentifier()
 
     spread: list[str] = []
@@ -336,7 +339,7 @@ def spread_values(arguments: list[str]) -> list[str]:
     for argument in arguments:
         if argument in ("--words", "--template", "--preset"):
             option, taken = argument, False
-        elif argument.startswith("-"):
+        elif argument.startswith("-") and not (option == "--words" and _NEGATIVE(argument)):
             option = ""
         elif option and taken:
             if belongs(option, argument):
@@ -352,6 +355,12 @@ def spread_values(arguments: list[str]) -> list[str]:
 def _fail(message: str, code: int) -> int:
     print(f"autoprompt: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _onwards(arguments: list[str]) -> str:
+    if arguments[:1] == ["pool"]:
+        return "nothing is left half done; the same command starts from the beginning"
+    return "the same command continues"
 
 
 def _usage(error: Any) -> int:
@@ -372,13 +381,13 @@ def run(arguments: list[str]) -> int:
     """Run one command line; return the exit code. Every expected failure is one line on stderr."""
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException
     try:
-        if "search" in arguments[:1]:
+        if arguments[:1] == ["search"] or arguments[:2] == ["pool", "train"]:
             arguments = spread_values(arguments)
         result = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()  # a reader that is gone is found out here, not at the exit
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted; the same command continues", _INTERRUPTED)
+        return _fail(f"interrupted; {_onwards(arguments)}", _INTERRUPTED)
     except BrokenPipeError:
         return _unread()
     except OSError as error:
@@ -401,7 +410,7 @@ def run(arguments: list[str]) -> int:
             raise
         if isinstance(error, Exception):
             return _fail(str(error), code)
-        return _fail("stopped; the same command continues", code)
+        return _fail(f"stopped; {_onwards(arguments)}", code)
 
 
 def main() -> None:

@@ -92,10 +92,11 @@ def train_pool(data: Sequence[str], options: PoolOptions) -> dict[str, Any]:
 
 
 def pool_lines(document: dict[str, Any], out: Path) -> list[str]:
-    """A line a task: how it was asked, and its loss at the beginning and at the end."""
+    """A line a task: how it was asked, and its loss before and after."""
     lines = [
-        f"{task['source']}: {task['rows']} rows, loss {task['first_loss']} to {task['last_loss']} "
-        f"in {task['steps']} steps of its own  {task['template']}"
+        f"{task['source']}: {_count(task['rows'], 'row')}, loss {task['loss_before']} to "
+        f"{task['loss_after']} in {_count(task['steps'], 'step')} of its own  {task['template']}"
+        + ("" if task["loss_after"] < task["loss_before"] else "  (no better)")
         for task in document["tasks"]
     ]
     return [*lines, "", f"next: autoprompt search DATA --pool {out} --out RUN"]
@@ -260,7 +261,11 @@ def check_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
+    return _count(count, "row")
+
+
+def _count(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
 
 
 def status_lines(document: dict[str, Any]) -> list[str]:

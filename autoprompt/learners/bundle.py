@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,6 +24,7 @@ from autoprompt.data.task import Example, Task
 from autoprompt.learners import card
 from autoprompt.learners.base import Learner
 from autoprompt.learners.build import CandidateError, build, needs_encoder, needs_model
+from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.builtin import file_digest
@@ -112,20 +112,16 @@ def save_bundle(
     directory = Path(directory)
     if directory.exists():
         raise BundleError(f"bundle: {directory} exists already; choose another name or remove it")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        described = _describe(learner, candidate, task, partial, workshop)
-        _write_toml(partial / PROMPT, described)
-        _write_json(partial / METRICS, metrics)
-        _write_json(partial / PROVENANCE, provenance)
-        text = card.render_card(described, metrics, provenance)
-        (partial / CARD).write_text(text, encoding="utf-8")
-        _prove(learner, partial, workshop)
-        partial.rename(directory)
+        with writing_folder(directory) as partial:
+            described = _describe(learner, candidate, task, partial, workshop)
+            _write_toml(partial / PROMPT, described)
+            _write_json(partial / METRICS, metrics)
+            _write_json(partial / PROVENANCE, provenance)
+            text = card.render_card(described, metrics, provenance)
+            (partial / CARD).write_text(text, encoding="utf-8")
+            _prove(learner, partial, workshop)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
         # safetensors tells the system's error number in words alone
         number = re.search(r"\(os error (\d+)\)", str(error))
         if type(error).__name__ == "SafetensorError" and number:

@@ -16,19 +16,20 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from autoprompt.data.task import Example, Task
+from autoprompt.learners.base import LearnerError
 from autoprompt.learners.build import build
-from autoprompt.learners.prompt_pool import INIT, METHOD, POOL, row_key, save_pool, writing_pool
+from autoprompt.learners.prompt_pool import INIT, METHOD, POOL, row_key, save_pool
 from autoprompt.learners.workshop import Workshop
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     import torch
 
-    from autoprompt.learners.prompted import Prompted
+    from autoprompt.learners.prompted import BatchLoss, Prompted
     from autoprompt.prompts.base import Prompt
 
 CONTROLLER = "adap_ins_vec"
-ENDS = 0.1  # of a task's steps: its loss is told over the first and the last of them
+MEASURED = 256  # rows of a task at most whose loss is told, before and after
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +62,21 @@ def train_pool(
     folder: Path,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> dict[str, Any]:
-    """Train a pool on the tasks' rows and write it to `folder`, which must not exist.
+    """Train a pool on the tasks' rows and write its files to `folder`, which is empty.
 
     Every step reads rows of one task; each round of steps takes every task once, in a fresh order.
-    Returns its description. `LearnerError` at a loss that is no number; nothing is left then.
+    Returns its description. `LearnerError` at a loss that is no number, or where the rows it was
+    trained on are answered no better than before; nothing is written then.
     """
-    with writing_pool(folder) as partial:
-        prompt, curves = _train(tasks, workshop, settings, on_step)
-        described: dict[str, Any] = {
-            "model": {"name": workshop.model, "revision": workshop.backbone.revision},
-            "prompt": prompt_values(settings) | {INIT: POOL},
-            "settings": asdict(settings),
-            "tasks": [_told(task, curve) for task, curve in zip(tasks, curves, strict=True)],
-            "seen": sorted({row_key(row) for task in tasks for row in task.rows}),
-        }
-        return save_pool(prompt.finish().tensors(), described, partial)
+    prompt, told = _train(tasks, workshop, settings, on_step)
+    described: dict[str, Any] = {
+        "model": {"name": workshop.model, "revision": workshop.backbone.revision},
+        "prompt": prompt_values(settings) | {INIT: POOL},
+        "settings": asdict(settings),
+        "tasks": told,
+        "seen": sorted({row_key(row) for task in tasks for row in task.rows}),
+    }
+    return save_pool(prompt.finish().tensors(), described, folder)
 
 
 def _train(
@@ -83,8 +84,8 @@ def _train(
     workshop: Workshop,
     settings: PoolSettings,
     on_step: Callable[[int, float], None],
-) -> tuple[Prompt, list[list[float]]]:
-    """The trained prompt and every task's losses, step by step."""
+) -> tuple[Prompt, list[dict[str, Any]]]:
+    """The trained prompt and what is worth knowing of every task."""
     from autoprompt.learners.training import Settings
     from autoprompt.models.backbone import Trainable
 
@@ -93,7 +94,7 @@ def _train(
     prompt = learners[0].start(settings.seed)
     shared = [one.share(prompt, task.rows) for one, task in zip(learners, tasks, strict=True)]
     places = [(place, row) for place, task in enumerate(tasks) for row in range(len(task.rows))]
-    curves: list[list[float]] = [[] for _ in tasks]
+    steps = [0] * len(tasks)
     asked = 0  # the task of the step that is under way
 
     def batch_loss(chosen: list[int]) -> torch.Tensor:
@@ -102,9 +103,14 @@ def _train(
         return shared[asked].batch_loss([places[number][1] for number in chosen])
 
     def told(step: int, loss: float) -> None:
-        curves[asked].append(loss)
+        steps[asked] += 1
         on_step(step, loss)
 
+    def measured() -> list[float]:
+        with workshop.backbone.exactly():
+            return [_mean(loss, task, settings) for loss, task in zip(losses, tasks, strict=True)]
+
+    before = measured()
     workshop.optimiser.run(
         Trainable((), (), prompt.parameters()),
         batch_loss,
@@ -112,12 +118,34 @@ def _train(
         Settings(
             learning_rate=0.0,
             prompt_learning_rate=settings.prompt_learning_rate,
+            prompt_rate="--learning-rate",
             steps=settings.steps,
             batch_size=settings.batch_size,
         ),
         on_step=told,
     )
-    return prompt, curves
+    after = measured()
+    if not fmean(after) < fmean(before):
+        raise LearnerError(
+            f"--learning-rate: {settings.prompt_learning_rate} taught nothing: the mean loss is "
+            f"{fmean(after):.4g} after {settings.steps} steps and was {fmean(before):.4g} before; "
+            "use a lower one, or more --steps"
+        )
+    return prompt, [_told(*found) for found in zip(tasks, steps, before, after, strict=True)]
+
+
+def _mean(loss: BatchLoss, task: PoolTask, settings: PoolSettings) -> float:
+    """Mean loss of at most MEASURED rows, always the same ones."""
+    import torch
+
+    count = len(task.rows)
+    rows = random.Random(settings.seed).sample(range(count), min(count, MEASURED))
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(rows), settings.batch_size):
+            batch = rows[start : start + settings.batch_size]
+            total += loss(batch).item() * len(batch)
+    return total / len(rows)
 
 
 def _learner(task: PoolTask, workshop: Workshop, settings: PoolSettings) -> Prompted:
@@ -173,8 +201,7 @@ def even_batches(counts: Sequence[int], settings: PoolSettings) -> Iterator[list
         del waiting[task][:size]
 
 
-def _told(task: PoolTask, curve: Sequence[float]) -> dict[str, Any]:
-    ends = max(1, round(ENDS * len(curve)))
+def _told(task: PoolTask, steps: int, before: float, after: float) -> dict[str, Any]:
     return {
         "source": task.source,
         "kind": task.task.kind,
@@ -182,7 +209,7 @@ def _told(task: PoolTask, curve: Sequence[float]) -> dict[str, Any]:
         "rows": len(task.rows),
         "template": task.template,
         "words": json.loads(task.words),
-        "steps": len(curve),
-        "first_loss": round(fmean(curve[:ends]), 4) if curve else None,
-        "last_loss": round(fmean(curve[-ends:]), 4) if curve else None,
+        "steps": steps,
+        "loss_before": round(before, 4),
+        "loss_after": round(after, 4),
     }

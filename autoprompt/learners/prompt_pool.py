@@ -1,7 +1,8 @@
 """A trained prompt pool as a folder: written, checked, read. Trains nothing.
 
 `pool.json` says with which model and on which tasks it was trained, and what a candidate that
-begins with it has; `pool.safetensors` holds its prompts and their controller.
+begins with it has; `pool.safetensors` holds its prompts and their controller. A digest over both
+is the pool's identity.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from autoprompt.models.backbone import Backbone
 
-SCHEMA = 1
+SCHEMA = 2
 KEY = 16  # hexadecimal digits: one in 2 ** 64 is another text
 DESCRIPTION, TENSORS = "pool.json", "pool.safetensors"
 METHOD = "dynamic"  # whose prompts a pool holds
@@ -55,7 +55,7 @@ class PromptPool:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of its tensors."""
+        """SHA-256 of all it is: its description and, through that, its tensors."""
         return str(self.described["sha256"])
 
     @property
@@ -83,7 +83,7 @@ class PromptPool:
                 f"--pool {self.folder}: was trained with revision {known!r} of {self.model!r}, but "
                 f"{backbone.name!r} has {found!r}; give that model, or train the pool anew"
             )
-        _check_tensors(self.folder, self.digest)
+        _check_tensors(self.folder, self.described["tensors"])
         try:
             return load_file(self.folder / TENSORS)
         except SafetensorError as error:
@@ -104,7 +104,7 @@ def open_pool(folder: Path) -> PromptPool:
     try:
         described = json.loads(path.read_text("utf-8"))
         schema = described["schema"]
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:  # JSON's true would equal a 1
             raise PoolError(
                 f"--pool {path}: has schema {schema!r}, this version reads {SCHEMA}; use the "
                 "version that wrote it, or train the pool anew"
@@ -114,10 +114,15 @@ def open_pool(folder: Path) -> PromptPool:
         if not isinstance(described["seen"], list):
             raise TypeError("seen is no list")
         pool = PromptPool(folder, described, frozenset(described["seen"]))
-        for value in (pool.digest, pool.model, described["model"]["revision"], pool.values):
+        for value in (pool.model, described["model"]["revision"], described["tensors"]):
             if not value:
                 raise KeyError("a value is empty")
-    except (FileNotFoundError, NotADirectoryError) as error:
+        if pool.digest != _digest(described):
+            raise PoolError(
+                f"--pool {path}: is not the file that was saved (sha256 differs); copy the pool "
+                "again, or train it anew"
+            )
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PoolError(
             f"--pool {folder}: holds no {DESCRIPTION}; give a folder of `autoprompt pool train`"
         ) from error
@@ -127,25 +132,8 @@ def open_pool(folder: Path) -> PromptPool:
         raise PoolError(
             f"--pool {path}: is damaged ({error}); copy the pool again, or train it anew"
         ) from error
-    _check_tensors(folder, pool.digest)
+    _check_tensors(folder, described["tensors"])
     return pool
-
-
-@contextmanager
-def writing_pool(folder: Path) -> Iterator[Path]:
-    """A folder to write a pool to, which gets the name `folder` when all has gone well.
-
-    It is made at once: a place that cannot be written is found before a training.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def save_pool(
@@ -153,10 +141,12 @@ def save_pool(
 ) -> dict[str, Any]:
     """Write tensors and description (`model`, `prompt`, and what is worth knowing) to `folder`;
     the description as it was written."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(dict(tensors), folder / TENSORS)
-    whole = {"schema": SCHEMA, **described, "sha256": file_digest(folder / TENSORS)}
+    # written by us: both files get the same mode, and a full disk is the system's own error
+    (folder / TENSORS).write_bytes(save(dict(tensors)))
+    whole = {"schema": SCHEMA, **described, "tensors": file_digest(folder / TENSORS)}
+    whole = whole | {"sha256": _digest(whole)}
     text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
     (folder / DESCRIPTION).write_text(text, "utf-8")
     return whole
@@ -167,6 +157,12 @@ def copy_pool(pool: PromptPool, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name in (TENSORS, DESCRIPTION):
         shutil.copyfile(pool.folder / name, folder / name)
+
+
+def _digest(described: Mapping[str, Any]) -> str:
+    """SHA-256 of a description without its own digest, as canonical JSON."""
+    rest = {name: value for name, value in described.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _check_tensors(folder: Path, expected: str) -> None:

@@ -23,7 +23,13 @@ from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots, without_slots
 from autoprompt.text.template import TemplateError, check_template, ends_with_mask
-from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
+from autoprompt.text.verbalizer import (
+    Verbalizer,
+    VerbalizerError,
+    check_words,
+    parse_words,
+    split_words,
+)
 from search_spaces.candidate import Candidate
 from storage.records import PoolEntry
 
@@ -88,7 +94,7 @@ def read_asked(
         own_templates += _strings("space.template", space["template"], TemplateError)
     if only_words:
         for text in _strings("space.words", space["words"], VerbalizerError):
-            own_words += [part.strip() for part in text.split(";") if part.strip()]
+            own_words += split_words(text, task.labels)
     parsed = []
     for source in own_templates:
         template = read_template(source)

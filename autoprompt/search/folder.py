@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,15 @@ from typing import Any
 from autoprompt.data.readers import read_rows, write_rows
 from autoprompt.data.task import DataError, Example, digest
 from autoprompt.learners.prompt_pool import PoolError, PromptPool, copy_pool, open_pool
+from autoprompt.learners.whole_folder import parents_of
 
 DATABASE = "study.db"
+_LOCK, _MANIFEST, _ROWS, _UNLABELED = ".lock", "run.toml", "labelled.jsonl", "unlabeled.jsonl"
+#: Files of ours in a folder that never came to its run.toml; its lock comes last.
+_OWN = (
+    *(f"{DATABASE}{tail}" for tail in ("", "-wal", "-shm", "-journal")),
+    *(_ROWS, _UNLABELED, "run.tmp", _LOCK),
+)
 
 
 class RunError(ValueError):
@@ -62,8 +70,10 @@ def beside(path: Path, what: str) -> Path:
 
 
 def _belongs(name: Path, path: Path) -> bool:
-    """Whether a file is `path`, in it, or one of the temporary files written beside it."""
+    """Whether a file is `path`, above it, in it, or a temporary file written beside it."""
     name, path = name.absolute(), path.absolute()
+    if path.is_relative_to(name):
+        return True
     if not name.is_relative_to(path.parent):
         return False
     first = name.relative_to(path.parent).parts[:1]
@@ -83,15 +93,15 @@ class RunFolder:
 
     @property
     def manifest(self) -> Path:
-        return self.path / "run.toml"
+        return self.path / _MANIFEST
 
     @property
     def rows(self) -> Path:
-        return self.path / "labelled.jsonl"
+        return self.path / _ROWS
 
     @property
     def unlabeled(self) -> Path:
-        return self.path / "unlabeled.jsonl"
+        return self.path / _UNLABELED
 
     @property
     def pool(self) -> Path:
@@ -112,36 +122,42 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold RUN's operating-system lock. The kernel drops it when the process dies.
 
-        A folder made for it goes again where an error left nothing in it. Raises RunBusy when
-        another process has it or the folder cannot be written, then or later.
+        What was made since then goes again where it ends before run.toml is written. Raises
+        RunBusy when another process has it or the folder cannot be written, then or later.
         """
         import filelock
 
-        fresh = not self.path.exists()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise RunBusy(
-                f"--out {self.path}: in use by another process; wait for it, or name another folder"
-            ) from error
-        except (FileExistsError, NotADirectoryError) as error:
-            raise RunError(f"--out {self.path}: is a file; name a folder") from error
-        except OSError as error:
-            raise RunBusy(
-                f"--out {self.path}: {(error.strerror or 'error').lower()}; "
-                "make the folder writable, or name another"
-            ) from error
-        try:
-            with writing("--out", self.path):
+        with writing("--out", self.path), parents_of(self.path):
+            fresh = not self.path.exists()
+            try:
+                self.path.mkdir(exist_ok=True)
+                before = {file.name for file in self.path.iterdir()}
+                lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+                lock.acquire()
+            except filelock.Timeout as error:
+                raise RunBusy(
+                    f"--out {self.path}: in use by another process; wait for it, or name another "
+                    "folder"
+                ) from error
+            except (FileExistsError, NotADirectoryError) as error:
+                raise RunError(f"--out {self.path}: is a file; name a folder") from error
+            try:
                 yield
-        finally:
-            with suppress(OSError):  # must not hide why it ends
-                if fresh and [file.name for file in self.path.iterdir()] == [".lock"]:
-                    (self.path / ".lock").unlink()
-                    self.path.rmdir()
-            lock.release()
+            finally:
+                if not self.exists:
+                    self._sweep(before, fresh)
+                lock.release()
+
+    def _sweep(self, before: set[str], fresh: bool) -> None:
+        """Remove what was not there before, and the folder if it was not."""
+        with suppress(OSError):  # must not hide why it ends
+            if self.pool.name not in before:
+                shutil.rmtree(self.pool, ignore_errors=True)
+            for name in _OWN:
+                if name not in before:
+                    (self.path / name).unlink(missing_ok=True)
+            if fresh:
+                self.path.rmdir()
 
     def write(
         self,

@@ -6,6 +6,7 @@ Knows files, options and how tasks are put into words; the training is learners/
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,17 +17,27 @@ from autoprompt.data.splits import draw_shots
 from autoprompt.data.task import DataError, Task, make_task
 from autoprompt.learners.multitask import PoolSettings, PoolTask, train_pool
 from autoprompt.learners.prompt_pool import PoolError
+from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.device import resolve_device, resolve_precision
+from autoprompt.models.inputs import InputError
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import located
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots
-from autoprompt.text.template import TemplateError, check_template
-from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
+from autoprompt.text.template import TemplateError, check_template, parse, render
+from autoprompt.text.truncation import TruncationError
+from autoprompt.text.verbalizer import (
+    Verbalizer,
+    VerbalizerError,
+    check_words,
+    parse_words,
+    split_words,
+)
 
 SAID = 10  # times that a training tells where it is
+_ALL_LABELS = ' (each with all its labels: "a=x; b=y")'
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,11 @@ def train(
 ) -> dict[str, Any]:
     """Train a pool on the rows of all `sources` and write it to `options.out`; its description.
 
-    Every mistake in the data, the templates and the words is found before the training.
+    Every mistake in the options, the data, the templates and the words is found before the
+    training, one that needs no model before it is loaded. After an error nothing is left.
     """
     settings = options.settings
-    if options.out.exists():
+    if os.path.lexists(options.out):
         raise PoolError(f"--out {options.out}: exists already; name a new folder")
     if not 0 < settings.prompt_learning_rate < math.inf:
         raise PoolError(
@@ -61,14 +73,14 @@ def train(
         )
     if settings.steps < len(sources):
         raise PoolError(
-            f"--steps: {settings.steps} are fewer than the {len(sources)} tasks; give more, some "
-            "hundred for each"
+            f"--steps: {settings.steps} for {len(sources)} tasks; give at least one for each, "
+            "better some hundred"
         )
     for name, given in (("--template", options.templates), ("--words", options.words)):
         if len(given) not in (0, 1, len(sources)):
             raise PoolError(
-                f"{name}: given {len(given)} times for {len(sources)} DATA; give it once, or once "
-                "for each in their order"
+                f"{name}: {len(given)} values for {len(sources)} DATA; give one for all, or one "
+                f"for each in their order{'' if name == '--template' else _ALL_LABELS}"
             )
     tasks = [_read_task(source, options, say) for source in sources]
     templates, words = _spread(options.templates, tasks), _spread(options.words, tasks)
@@ -76,23 +88,22 @@ def train(
         (_own_template(task, text), _own_words(task, given))
         for task, text, given in zip(tasks, templates, words, strict=True)
     ]
+    _refuse_repeated(tasks, own)
     device = resolve_device(options.device)
-    say(f"loading {options.model} on {device}")
-    workshop = Workshop(
-        tasks[0].task,
-        located(options.model),
-        device,
-        resolve_precision("auto", device),
-    )
-    tasks = [
-        _put_in_words(task, template, verbalizer, workshop)
-        for task, (template, verbalizer) in zip(tasks, own, strict=True)
-    ]
-    for task in tasks:
-        say(f"{task.source}: {len(task.rows)} rows, {task.template} {task.words}")
-    say(f"training {settings.pool_size} prompts of {settings.prompt_length} tokens together")
-    with writing("--out", options.out):
-        return train_pool(tasks, workshop, settings, options.out, _progress(settings.steps, say))
+    with writing("--out", options.out), writing_folder(options.out) as folder:
+        say(f"loading {options.model} on {device}")
+        workshop = Workshop(
+            tasks[0].task, located(options.model), device, resolve_precision("auto", device)
+        )
+        tasks = [
+            _put_in_words(task, template, verbalizer, workshop)
+            for task, (template, verbalizer) in zip(tasks, own, strict=True)
+        ]
+        for task in tasks:
+            _check_length(task, settings.prompt_length, workshop)
+            say(f"{task.source}: {len(task.rows)} rows, {task.template} {task.words}")
+        say(f"prompts: {settings.pool_size}, tokens of each: {settings.prompt_length}")
+        return train_pool(tasks, workshop, settings, folder, _progress(settings.steps, say))
 
 
 def _progress(steps: int, say: Callable[[str], None]) -> Callable[[int, float], None]:
@@ -145,18 +156,31 @@ def _own_template(task: PoolTask, text: str) -> str:
 
 def _own_words(task: PoolTask, text: str) -> Verbalizer | None:
     """The words asked for (`"a=x; b=y"`), None for none."""
-    parts = [part.strip() for part in text.split(";") if part.strip()]
+    parts = split_words(text, task.task.labels)
     if not parts:
         return None
     try:
         found = parse_words(parts, task.task.labels)
     except VerbalizerError as error:
-        raise VerbalizerError(f"DATA {task.source}: {error}") from error
+        raise VerbalizerError(f"DATA {task.source}: {error}{_ALL_LABELS}") from error
     if len(found) > 1:
         raise VerbalizerError(
             f"DATA {task.source}: words: {text!r} names a label twice; give each label once"
         )
     return found[0]
+
+
+def _refuse_repeated(
+    tasks: Sequence[PoolTask], own: Sequence[tuple[str, Verbalizer | None]]
+) -> None:
+    """PoolError for the same rows asked the same way: they would only count double."""
+    for place, (task, asked) in enumerate(zip(tasks, own, strict=True)):
+        for earlier, other in zip(tasks[:place], own):
+            if task.rows == earlier.rows and asked == other:
+                raise PoolError(
+                    f"DATA {task.source}: holds the rows of {earlier.source}, asked alike; give "
+                    "each task once, or ask it with another --template or --words"
+                )
 
 
 def _put_in_words(
@@ -170,6 +194,25 @@ def _put_in_words(
     except VerbalizerError as error:
         raise VerbalizerError(f"DATA {task.source}: {error}") from error
     return replace(task, template=template, words=words.to_json())
+
+
+def _check_length(task: PoolTask, length: int, workshop: Workshop) -> None:
+    """PoolError where template and prompt leave no room for a text."""
+    backbone = workshop.backbone
+    template, words = parse(task.template), Verbalizer.from_json(task.words)
+    masks = max(check_words(words, backbone.tokenizer).lengths)
+    second = "" if task.task.kind == "pair" else None
+    try:
+        bare = len(backbone.encode(render(template, "", second), masks).ids)
+    except (TruncationError, InputError) as error:
+        raise type(error)(f"DATA {task.source}: {error}") from error
+    most = backbone.max_length - bare - 1
+    if length > most:
+        raise PoolError(
+            f"--prompt-length: {length} tokens leave no room for a text of {task.source}, as "
+            f"{backbone.name!r} reads {backbone.max_length} tokens and the template takes {bare}; "
+            f"give at most {most}, better far less"
+        )
 
 
 def _usable(task: Task, asked: Verbalizer | None, workshop: Workshop) -> Verbalizer:

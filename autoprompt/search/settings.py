@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from autoprompt.search.folder import RunError
 
 DEFAULT_MINUTES = 10.0
 DEFAULT_PRESETS = ("quick",)
+_FILES = ("--unlabeled", "--pool")  # settings that are a file's digest
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,15 @@ def resolve(
         given["pool_digest"] = pool.digest
         if stored is None:
             given = {"model": pool.model, "presets": (METHOD,)} | given
+            if (
+                options.model is None
+                and os.path.isabs(pool.model)
+                and not os.path.isdir(pool.model)
+            ):
+                raise RunError(
+                    f"--pool {pool.folder}: was trained with the model {pool.model}, which is not "
+                    "there; put it back, or give its new place with --model"
+                )
     if "model" in given:
         given["model"] = located(given["model"])
     generator = config.proposals.generator
@@ -181,6 +192,8 @@ def refuse_change(stored: Settings, wanted: Settings, out: Path) -> None:
     before, now = stored.fixed(), wanted.fixed()
     for name in before:
         if before[name] != now.get(name):
+            if name in _FILES:
+                _refuse_file(name, bool(before[name]), out)
             if before[name] is None:
                 _refuse_new(name, now.get(name), out)
             raise RunError(
@@ -190,6 +203,16 @@ def refuse_change(stored: Settings, wanted: Settings, out: Path) -> None:
     extra = sorted(set(now) - set(before))
     if extra:
         _refuse_new(extra[0], now[extra[0]], out)
+
+
+def _refuse_file(name: str, there: bool, out: Path) -> NoReturn:
+    """In words: of a file the settings hold a digest alone."""
+    if not there:
+        raise RunError(f"{name}: {out} was started without; leave it out, or give another --out")
+    raise RunError(
+        f"{name}: is another than the one that {out} was started with and keeps; leave {name} out, "
+        "or give another --out"
+    )
 
 
 def _refuse_new(name: str, value: Any, out: Path) -> NoReturn:

@@ -116,10 +116,28 @@ def parse_words(options: Sequence[str], labels: Sequence[str]) -> tuple[Verbaliz
     return tuple(Verbalizer(tuple((label, group[label]) for label in labels)) for group in groups)
 
 
-def _read_option(option: str, labels: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+def split_words(text: str, labels: Sequence[str]) -> list[str]:
+    """``a=x; b=y`` as the options ``a=x`` and ``b=y``. A label may hold a semicolon or an equals
+    sign; a word may not hold a semicolon."""
+    parts = []
+    rest = text.strip()
+    while rest:
+        label = _label_of(rest, labels) or ""
+        end = rest.find(";", len(label))
+        part, rest = (rest, "") if end < 0 else (rest[:end].strip(), rest[end + 1 :].strip())
+        if part:
+            parts.append(part)
+    return parts
+
+
+def _label_of(option: str, labels: Sequence[str]) -> str | None:
     # The longest label that fits, because a label may itself hold an equals sign.
     fitting = [label for label in labels if option.startswith(f"{label}=")]
-    label = max(fitting, key=len, default=None)
+    return max(fitting, key=len, default=None)
+
+
+def _read_option(option: str, labels: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    label = _label_of(option, labels)
     if label is not None:
         return label, tuple(word.strip() for word in option[len(label) + 1 :].split(","))
     name, equals, _ = option.partition("=")

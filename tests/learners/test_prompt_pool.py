@@ -78,9 +78,9 @@ def test_a_task_of_the_same_rule_needs_at_most_half_the_steps(
 ) -> None:
     model = str(taught("bert"))
     workshop = Workshop(toy_language.TASK, model, "cpu", "fp32")
-    described = train_pool(pool_tasks(seed), workshop, SETTINGS, tmp_path / "pool")
-    assert all(task["last_loss"] < task["first_loss"] / 2 for task in described["tasks"])
-    pool = open_pool(tmp_path / "pool")
+    described = train_pool(pool_tasks(seed), workshop, SETTINGS, tmp_path)
+    assert all(task["loss_after"] < task["loss_before"] / 2 for task in described["tasks"])
+    pool = open_pool(tmp_path)
     begun = Workshop(toy_language.TASK, model, "cpu", "fp32", prompt_pool=pool)
     assert accuracy("pool", STEPS, begun, seed, "second") >= 0.95
     for begin in ("vocabulary", "random"):
@@ -96,14 +96,14 @@ def test_one_step_is_the_step_of_the_prompt_alone(
     workshop = Workshop(toy_language.TASK, str(taught("bert")), "cpu", "fp32")
     task = pool_tasks(0)[0]
     settings = PoolSettings(4, 3, 1e-2, steps=1, batch_size=32)
-    train_pool([task], workshop, settings, tmp_path / "pool")
+    train_pool([task], workshop, settings, tmp_path)
     values = {"method": "dynamic", "template": TEMPLATE, "words": task.words, "batch_size": 32}
     more = {"trainable": "prompt", "prompt_init": "vocabulary", "prompt_steps": 1}
     rate = {"prompt_learning_rate": 1e-2}
     candidate = Candidate(values | more | rate | prompt_values(settings))
     alone = build(candidate, toy_language.TASK, workshop)
     alone.fit(task.rows, seed=0)
-    pool = open_pool(tmp_path / "pool").load(workshop.backbone)
+    pool = open_pool(tmp_path).load(workshop.backbone)
     alone.save(tmp_path)
     from safetensors.torch import load_file
 
@@ -134,16 +134,17 @@ def test_batches_are_drawn_evenly(counts: list[int], steps: int, size: int, seed
         assert max(seen) - min(seen) <= 1  # a row comes again when all have been there
 
 
-def test_a_loss_that_is_no_number_leaves_no_folder(
+def test_a_training_that_taught_nothing_leaves_nothing(
     tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     from autoprompt.learners.base import LearnerError
 
     workshop = Workshop(toy_language.TASK, str(tiny_checkpoint("bert")), "cpu", "fp32")
-    wild = PoolSettings(4, 3, 1e30, steps=5)
-    with pytest.raises(LearnerError, match="prompt_learning_rate: 1e\\+30 gave a loss of nan"):
-        train_pool(pool_tasks(0), workshop, wild, tmp_path / "pool")
-    assert list(tmp_path.iterdir()) == []
+    for rate, said in ((1e30, "1e\\+30 gave a loss of nan"), (1e9, "1000000000.0 taught nothing")):
+        wild = PoolSettings(4, 3, rate, steps=5)
+        with pytest.raises(LearnerError, match=f"--learning-rate: {said}"):
+            train_pool(pool_tasks(0), workshop, wild, tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def small_pool(
 ) -> Path:
     """A pool of a tiny random BERT. Read it only."""
     workshop = Workshop(toy_language.TASK, str(tiny_checkpoint("bert")), "cpu", "fp32")
-    folder = tmp_path_factory.mktemp("pool") / "pool"
+    folder = tmp_path_factory.mktemp("pool")
     train_pool(pool_tasks(0), workshop, PoolSettings(4, 3, steps=2), folder)
     return folder
 
@@ -171,7 +172,9 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"holds no pool\.json; give a folder of `autoprompt pool"):
         open_pool(tmp_path)
     for name, changes, said in (
-        ("newer", {"schema": 9}, "has schema 9, this version reads 1"),
+        ("newer", {"schema": 9}, "has schema 9, this version reads 2"),
+        ("text", {"schema": "2"}, "has schema '2'"),
+        ("fraction", {"schema": 2.0}, "has schema 2.0"),
         ("other", {"sha256": "0" * 64}, "sha256 differs"),
         ("half", {"model": {}}, "is damaged"),
         ("list", {"prompt": [1]}, "is damaged"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,13 +15,21 @@ def parents_of(folder: Path) -> Iterator[None]:
     """Make the folders above `folder`; after an error those made here go again, if empty."""
     missing = [parent for parent in folder.parents if not parent.exists()]  # the deepest first
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _make(folder.parent)
         yield
     except BaseException:
         for parent in missing:
             with suppress(OSError):  # must not hide why it ends
                 parent.rmdir()
         raise
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # a file: the same mistake as a file further above
+        reason = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, reason, str(folder)) from error
 
 
 @contextmanager

@@ -158,9 +158,17 @@ def small_pool(
     return folder
 
 
+def digest(described: dict[str, Any]) -> str:
+    """As docs/json.md has it."""
+    rest = {name: value for name, value in described.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def broken(small_pool: Path, folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     described = json.loads((small_pool / DESCRIPTION).read_text("utf-8")) | changes
+    if "sha256" not in changes:
+        described["sha256"] = digest(described)
     (folder / DESCRIPTION).write_text(json.dumps(described), "utf-8")
     (folder / TENSORS).write_bytes((small_pool / TENSORS).read_bytes())
     return folder
@@ -171,11 +179,15 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
     good = dict(open_pool(small_pool).values)
     with pytest.raises(PoolError, match=r"holds no pool\.json; give a folder of `autoprompt pool"):
         open_pool(tmp_path)
+    (tmp_path / "folder" / DESCRIPTION).mkdir(parents=True)
+    with pytest.raises(PoolError, match=r"holds no pool\.json"):
+        open_pool(tmp_path / "folder")
     for name, changes, said in (
         ("newer", {"schema": 9}, "has schema 9, this version reads 2"),
         ("text", {"schema": "2"}, "has schema '2'"),
         ("fraction", {"schema": 2.0}, "has schema 2.0"),
-        ("other", {"sha256": "0" * 64}, "sha256 differs"),
+        ("other", {"sha256": "0" * 64}, r"pool\.json: .* \(sha256 differs\)"),
+        ("tensors", {"tensors": "0" * 64}, r"pool\.safetensors: .* \(sha256 differs\)"),
         ("half", {"model": {}}, "is damaged"),
         ("list", {"prompt": [1]}, "is damaged"),
         ("pairs", {"prompt": [["prompt_length", 4]]}, "is damaged"),
@@ -195,12 +207,30 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
             open_pool(without)
 
 
+def test_its_digest_covers_all_of_it(small_pool: Path, tmp_path: Path) -> None:
+    """Who edits a pool has another pool, or none."""
+    known = open_pool(small_pool)
+    edited: dict[str, Any] = {
+        "seen": [],
+        "prompt": {**known.values, "prompt_length": 5},
+        "model": {**known.described["model"], "name": "another"},
+        "tasks": [],
+    }
+    for name, value in edited.items():
+        with pytest.raises(PoolError, match="sha256 differs"):
+            open_pool(broken(small_pool, tmp_path / name, **{name: value}, sha256=known.digest))
+        signed = open_pool(broken(small_pool, tmp_path / f"{name} signed", **{name: value}))
+        assert signed.digest != known.digest
+    modes = {(small_pool / name).stat().st_mode for name in (DESCRIPTION, TENSORS)}
+    assert len(modes) == 1  # who may read the one may read the other
+
+
 def test_tensors_that_are_none_are_refused(
     small_pool: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Whatever the description says of them."""
     text = b"no tensors at all"
-    folder = broken(small_pool, tmp_path / "text", sha256=hashlib.sha256(text).hexdigest())
+    folder = broken(small_pool, tmp_path / "text", tensors=hashlib.sha256(text).hexdigest())
     (folder / TENSORS).write_bytes(text)
     backbone = Workshop(toy_language.TASK, str(tiny_checkpoint("bert")), "cpu", "fp32").backbone
     with pytest.raises(PoolError, match=r"pool\.safetensors: is damaged"):

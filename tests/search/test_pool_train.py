@@ -33,8 +33,8 @@ def pool(
     toy_data: Path, other_data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A pool of both tasks. Read it only."""
-    folder = tmp_path_factory.mktemp("pools") / "pool"
-    more = ("--words", "bad=terrible; good=great", "--words", "", "--pool-size", 3, "--json")
+    folder = tmp_path_factory.mktemp("pools") / "of" / "toys" / "pool"  # parents are made
+    more = ("--words", "bad=terrible; good=great", "", "--pool-size", 3, "--json")
     said = train(toy_data, other_data, out=folder, model=tiny_model, more=(*OWN, *more))
     assert said.code == 0, said.err
     tasks = said.document["tasks"]
@@ -106,7 +106,7 @@ def test_a_run_keeps_its_pool(
     assert train(toy_data, out=other, model=tiny_model, more=("--pool-size", 3)).code == 0
     said = begin(new_data, run, other, "--trials", 3, *QUICK)
     assert said.code == 2
-    assert "--pool: " in said.err
+    assert f"--pool: is another than the one that {run} was started with" in said.err
     (run / "pool" / "pool.safetensors").write_bytes(b"")
     said = toy.command("search", new_data, "--out", run, "--trials", 3)
     assert said.code == 2
@@ -125,10 +125,10 @@ def test_what_a_search_cannot_begin_with(
         ),
         (("--model", other), "was trained with revision"),
     ):
-        found = begin(new_data, tmp_path / "run", pool, *more)
+        found = begin(new_data, tmp_path / "runs" / "run", pool, *more)
         assert found.code == 2, (more, found.err)
         assert said in found.err
-        assert not (tmp_path / "run" / "run.toml").exists()
+        assert list(tmp_path.iterdir()) == []
     known = toy.write_csv(tmp_path / "known.csv", [*toy.rows(4, 60), toy.rows(1)[0]])
     found = begin(known, tmp_path / "run", pool)
     assert found.code == 3
@@ -151,15 +151,20 @@ def test_what_a_pool_cannot_be_trained_with(
         ((toy_data, other_data), ("--words", "bad=dull; good=brave"), 2, "no label named 'bad'"),
         ((toy_data, other_data), ("--words", "", "--words", "yes=x"), 2, "other.csv: words: label"),
         ((toy_data,), ("--words", "bad=dull; good=qqqq"), 2, "'qqqq' of label 'good'"),
-        ((toy_data,), (*OWN, *OWN), 2, "--template: given 2 times for 1 DATA"),
+        ((toy_data,), (*OWN, *OWN), 2, "--template: 2 values for 1 DATA"),
+        ((toy_data,), ("--words", "bad=dull", "good=brave"), 2, 'all its labels: "a=x; b=y"'),
+        ((toy_data, other_data, toy_data), (), 2, f"holds the rows of {toy_data}, asked alike"),
         ((toy_data,), ("--template", "{text}"), 2, "train.csv: template"),
         ((toy_data,), ("--template", "{soft:2} {text} {mask}"), 2, "leave it out"),
         ((toy_data, one), (), 3, "one.csv: label: all rows have the one class"),
         ((tmp_path / "none.csv",), (), 3, "none.csv"),
-        ((toy_data,) * 5, (), 2, "--steps: 4 are fewer than the 5 tasks"),
+        ((toy_data,) * 5, (), 2, "--steps: 4 for 5 tasks"),
         ((toy_data,), ("--learning-rate", "0"), 2, "--learning-rate: 0.0 is no number above 0"),
         ((toy_data,), ("--learning-rate", "nan"), 2, "--learning-rate: nan is no number above 0"),
-        ((toy_data,), ("--prompt-length", "100"), 2, "prompt_length"),
+        ((toy_data,), ("--learning-rate", "1e9"), 4, "--learning-rate: 1000000000.0 taught nothing"),
+        ((toy_data,), ("--prompt-length", "58"), 2, "--prompt-length: 58 tokens leave no room"),
+        ((toy_data,), ("--prompt-length", "600"), 2, "reads 64 tokens and the template takes 6; "),
+        ((toy_data,), ("--template", f"{'a ' * 70}{{text}} {{mask}}"), 2, "template: its own words"),
     ):
         found = train(*data, out=tmp_path / "pool", model=tiny_model, more=more)
         assert (found.code, said in found.err) == (code, True), (more, found.err)
@@ -168,4 +173,65 @@ def test_what_a_pool_cannot_be_trained_with(
     found = train(toy_data, out=there, model=tiny_model)
     assert found.code == 2
     assert "exists already" in found.err
-    assert json.dumps(list(there.iterdir())) == "[]"
+    assert list(there.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_model_is_loaded(
+    toy_data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine", "utf-8")
+    for place in ("file/pool", "file/of/mine/pool"):
+        found = train(toy_data, out=tmp_path / place, model=tiny_model)
+        assert found.code == 2
+        assert f"--out {tmp_path / place}: not a directory" in found.err
+        assert "loading" not in found.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert train(toy_data, out=tmp_path / "new/pool", model=tmp_path / "none").code == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # the parents have gone again
+
+
+def test_the_same_rows_may_be_asked_in_two_ways(
+    toy_data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("--words", "bad=dull; good=brave", "bad=boring; good=great")
+    more = (*OWN, "{mask} : {text}", *words)
+    said = train(toy_data, toy_data, out=tmp_path / "pool", model=tiny_model, more=more)
+    assert said.code == 0, said.err
+    found = json.loads((tmp_path / "pool" / "pool.json").read_text("utf-8"))["tasks"]
+    assert [task["template"] for task in found] == [OWN[1], "{mask} : {text}"]
+    assert [task["words"]["bad"] for task in found] == [["dull"], ["boring"]]
+
+
+def test_labels_may_hold_any_sign_and_words_several_tokens(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    names = {"bad": "a;b", "good": "-1=c"}
+    data = toy.write_csv(
+        tmp_path / "data.csv", [(text, names[label]) for text, label in toy.rows(4)]
+    )
+    asked = ("--words", "-1=c=greatly; a;b=dull,terrible")
+    said = train(data, out=tmp_path / "pool", model=tiny_model, more=(*OWN, *asked, "--json"))
+    assert said.code == 0, said.err
+    assert said.document["tasks"][0]["words"] == {"-1=c": ["greatly"], "a;b": ["dull", "terrible"]}
+
+
+def test_a_pool_whose_model_is_gone_names_it(
+    pool: Path, new_data: Path, toy_data: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model, other = tmp_path / "model", tmp_path / "pool"
+    shutil.copytree(tiny_model, model)
+    assert train(toy_data, out=other, model=model).code == 0
+    shutil.rmtree(model)
+    said = begin(new_data, tmp_path / "run", other)
+    assert said.code == 2
+    assert f"--pool {other}: was trained with the model {model}, which is not there" in said.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_in_python_begins_with_a_pool(pool: Path, new_data: Path, tmp_path: Path) -> None:
+    from autoprompt import PromptSearch
+
+    settings = [*POOLS, *QUICK, "train.steps=2", "blocks.seeds=1", "blocks.folds=2"]
+    out, found = tmp_path / "run", PromptSearch(pool=str(pool), trials=1, device="cpu")
+    found.set_params(out=out, settings=settings).fit(str(new_data))
+    assert {row["settings"]["prompt_init"] for row in dynamic(out)} == {"pool"}

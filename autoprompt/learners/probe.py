@@ -13,18 +13,38 @@ from typing import TYPE_CHECKING
 
 from autoprompt.learners.build import learned_prompt, prefix_of, reads_head
 from autoprompt.text import manual
-from autoprompt.text.placement import slots
+from autoprompt.text.placement import Placed, slots
 from autoprompt.text.template import parse, render
+from autoprompt.text.truncation import TruncationError
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     import torch
 
     from autoprompt.models.backbone import Backbone
-    from autoprompt.models.inputs import ModelInputs
+    from autoprompt.models.inputs import Encoded, ModelInputs
 
 TEXTS = ("a", "it was the first and the last of them")
 LEAST, APART = 1e-7, 1e-3  # of a gradient and a change; of an answer alone and in company
+
+
+def room_for_text(backbone: Backbone, template: str, kind: str, masks: int = 1) -> int:
+    """Tokens that are left beside a template for text, or prompt and text; at least one.
+
+    masks: those of its longest label word. `TruncationError` where none is left.
+    """
+    second = "" if kind == "pair" else None
+    error = TruncationError(
+        f"template {template!r}: leaves no room for a text, as {backbone.name!r} reads "
+        f"{backbone.max_length} tokens; shorten it, or use a model that reads longer inputs"
+    )
+    try:
+        bare = len(backbone.encode(render(parse(template), "", second), masks).ids)
+    except TruncationError:
+        raise error from None
+    if bare >= backbone.max_length:
+        raise error
+    return backbone.max_length - bare
 
 
 def unfit(
@@ -36,7 +56,8 @@ def unfit(
     """Why the model cannot take the candidate's prompt, '' where it can or there is none.
 
     kind: `single` or `pair`. Template and words need not be there: the task's usual ones are tried.
-    `CandidateError` for a head with a method that takes none. pool: of a prompt that begins there.
+    `CandidateError` for a head with a method that takes none, `TruncationError` for a prompt that
+    is too long. pool: of a prompt that begins there.
     """
     import torch
 
@@ -57,10 +78,7 @@ def unfit(
         answer = partial(read_state, backbone)
     else:
         placed = method.place(parse(manual.default_template(kind, onwards=backbone.reads_onwards)))
-        rows = [
-            backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)
-            for text in TEXTS
-        ]
+        rows = _rows(candidate, placed, second, backbone)
         origin = Origin((), ((rows[0].ids[-1],),), pool)
         count = slots(placed.template) + placed.lead
     try:
@@ -89,3 +107,18 @@ def unfit(
     if float((alone - bare).abs().max()) < LEAST:
         return "the prompt changes no answer"
     return ""
+
+
+def _rows(
+    candidate: Candidate, placed: Placed, second: str | None, backbone: Backbone
+) -> list[Encoded]:
+    try:
+        return [
+            backbone.encode(render(placed.template, text, second), 1, placed.lead, placed.reserve)
+            for text in TEXTS
+        ]
+    except TruncationError:
+        raise TruncationError(
+            f"prompt_length: {candidate.get('prompt_length')} leaves no room for a text, as "
+            f"{backbone.name!r} reads {backbone.max_length} tokens; use a shorter one"
+        ) from None

@@ -17,6 +17,7 @@ import numpy as np
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import build
+from autoprompt.learners.probe import room_for_text
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.proposing import check_generator, propose
 from autoprompt.text import manual
@@ -153,6 +154,8 @@ def build_pools(
                     f"template {source!r}: a text stands behind {{mask}}, where the causal model "
                     f"{backbone.name!r} never reads it; put {{mask}} behind every text"
                 )
+    for source in asked.templates:
+        room_for_text(backbone, source, task.kind)
     for verbalizer in asked.words:
         check_words(verbalizer, backbone.tokenizer, multi_token)
     words = [(v.to_json(), "user") for v in asked.words]

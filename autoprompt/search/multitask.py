@@ -16,6 +16,7 @@ from autoprompt.data.readers import Columns, read
 from autoprompt.data.splits import draw_shots
 from autoprompt.data.task import DataError, Task, make_task
 from autoprompt.learners.multitask import PoolSettings, PoolTask, train_pool
+from autoprompt.learners.probe import room_for_text
 from autoprompt.learners.prompt_pool import PoolError
 from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
@@ -26,7 +27,7 @@ from autoprompt.search.settings import located
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots
-from autoprompt.text.template import TemplateError, check_template, parse, render
+from autoprompt.text.template import TemplateError, check_template
 from autoprompt.text.truncation import TruncationError
 from autoprompt.text.verbalizer import (
     Verbalizer,
@@ -199,19 +200,16 @@ def _put_in_words(
 def _check_length(task: PoolTask, length: int, workshop: Workshop) -> None:
     """PoolError where template and prompt leave no room for a text."""
     backbone = workshop.backbone
-    template, words = parse(task.template), Verbalizer.from_json(task.words)
-    masks = max(check_words(words, backbone.tokenizer).lengths)
-    second = "" if task.task.kind == "pair" else None
+    words = check_words(Verbalizer.from_json(task.words), backbone.tokenizer)
     try:
-        bare = len(backbone.encode(render(template, "", second), masks).ids)
+        room = room_for_text(backbone, task.template, task.task.kind, max(words.lengths))
     except (TruncationError, InputError) as error:
         raise type(error)(f"DATA {task.source}: {error}") from error
-    most = backbone.max_length - bare - 1
-    if length > most:
+    if length >= room:
         raise PoolError(
             f"--prompt-length: {length} tokens leave no room for a text of {task.source}, as "
-            f"{backbone.name!r} reads {backbone.max_length} tokens and the template takes {bare}; "
-            f"give at most {most}, better far less"
+            f"{backbone.name!r} reads {backbone.max_length} tokens and the template takes "
+            f"{backbone.max_length - room}; give at most {room - 1}, better far less"
         )
 
 

@@ -88,7 +88,8 @@ def slotless(space: Space) -> tuple[str, ...]:
     return tuple(
         method
         for method, names in active.items()
-        if TEMPLATE in names and "prompt_position" not in names
+        # with a controller the prompt finds its own place
+        if TEMPLATE in names and ("prompt_position" not in names or "controller" in names)
     )
 
 

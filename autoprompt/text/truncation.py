@@ -43,8 +43,8 @@ def truncate(
     if fixed > room:
         raise TruncationError(
             f"template: its own words, mask and soft tokens take {fixed} tokens, but the model's "
-            f"limit leaves room for {room}; shorten it (or prompt_length), or use a model that "
-            "reads longer inputs"
+            f"limit leaves room for {max(room, 0)}; shorten it (or prompt_length), or use a model "
+            "that reads longer inputs"
         )
     if len(sides) == 1:
         cuts = [excess]

@@ -103,3 +103,22 @@ def test_a_prompt_longer_than_the_model_reads_fails_the_trial_not_the_study(
     }
     assert states[2] == "complete"
     assert states.get(80, "failed") == "failed"
+
+
+def test_prompts_that_no_candidate_could_use_are_refused(
+    toy_data: Path, tiny_model: Path, tmp_path: Path
+):
+    """Before there is a study, and with nothing left behind."""
+    own = 'space.template=["{text} it was {mask} ."]'
+    long, slot = (f'space.template=["{{text}} {{soft:{n}}} {{mask}} ."]' for n in (80, 3))
+    for preset, given, said in (
+        ("dynamic", (own, "space.prompt_length=80"), "prompt_length: 80 leaves no room for a text"),
+        ("prefix_tuning", (own, "space.prompt_length=80"), "reads 64 tokens; use a shorter one"),
+        ("prompt_tuning", (long,), "{soft:80} {mask} .': leaves no room for a text"),
+        ("dynamic", (slot,), "{soft:N} is not trained by dynamic; leave it out"),
+    ):
+        run = tmp_path / "runs" / "run"
+        asked = ("--preset", preset, "--trials", 1, "--model", tiny_model, *toy.TINY)
+        found = toy.command("search", toy_data, "--out", run, *asked, *given, *PAIR)
+        assert (found.code, said in found.err) == (2, True), found.err
+        assert list(tmp_path.iterdir()) == []

@@ -161,10 +161,20 @@ def test_what_a_pool_cannot_be_trained_with(
         ((toy_data,) * 5, (), 2, "--steps: 4 for 5 tasks"),
         ((toy_data,), ("--learning-rate", "0"), 2, "--learning-rate: 0.0 is no number above 0"),
         ((toy_data,), ("--learning-rate", "nan"), 2, "--learning-rate: nan is no number above 0"),
-        ((toy_data,), ("--learning-rate", "1e9"), 4, "--learning-rate: 1000000000.0 taught nothing"),
+        (
+            (toy_data,),
+            ("--learning-rate", "1e9"),
+            4,
+            "--learning-rate: 1000000000.0 taught nothing",
+        ),
         ((toy_data,), ("--prompt-length", "58"), 2, "--prompt-length: 58 tokens leave no room"),
         ((toy_data,), ("--prompt-length", "600"), 2, "reads 64 tokens and the template takes 6; "),
-        ((toy_data,), ("--template", f"{'a ' * 70}{{text}} {{mask}}"), 2, "template: its own words"),
+        (
+            (toy_data,),
+            ("--template", f"{'a ' * 70}{{text}} {{mask}}"),
+            2,
+            "a {text} {mask}': leaves no room",
+        ),
     ):
         found = train(*data, out=tmp_path / "pool", model=tiny_model, more=more)
         assert (found.code, said in found.err) == (code, True), (more, found.err)

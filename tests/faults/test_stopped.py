@@ -91,12 +91,9 @@ def test_stopping_is_not_held_against_a_trial(data: Path, model: Path, tmp_path:
     assert errors == []
 
 
-@pytest.mark.parametrize("number", CODES)
-def test_a_pool_that_is_stopped_leaves_nothing(
-    number: signal.Signals, data: Path, model: Path, tmp_path: Path
-) -> None:
+def test_a_pool_that_is_stopped_leaves_nothing(data: Path, model: Path, tmp_path: Path) -> None:
     train = ("pool", "train", data, "--out", "pools/mine", "--model", model, "--steps", "100000")
     process = start(*train, "--device", "cpu", cwd=tmp_path)
     assert wait_for(process, "prompts: ")
-    check_refused(stop(process, number), CODES[number], "starts from the beginning")
+    check_refused(stop(process, signal.SIGTERM), 143, "starts from the beginning")
     assert list(tmp_path.iterdir()) == []

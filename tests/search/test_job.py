@@ -123,7 +123,7 @@ def test_a_preset_of_ones_own_may_hold_its_templates(
         'template = ["{text} so {mask} ."]\nwords = ["bad=dull; good=brave"]\n',
         encoding="utf-8",
     )
-    toy.search(toy_data, tmp_path / "run", tiny_model, "--trials", 2, "--preset", mine)
+    toy.search(toy_data, tmp_path / "run", tiny_model, "--trials", 2, "--preset", mine, *QUICK[:2])
     found = [row for row in toy.board(tmp_path / "run") if not row["baseline"]]
     assert {row["template"] for row in found} == {"{text} so {mask} ."}
     assert {str(row["label_words"]) for row in found} == {"{'bad': ['dull'], 'good': ['brave']}"}

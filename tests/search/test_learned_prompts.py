@@ -1,11 +1,9 @@
-"""Learned prompts through the command line: searched, tested, exported, used in a clean process."""
+"""Learned prompts through the command line: searched, exported, used. An export proves its bundle
+in a clean process; predicting in one is the business of test_families_cli.py."""
 
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from autoprompt import plugins
 
 METHODS = plugins.names("autoprompt.prompts")
 PAIR = ("--words", "bad=terrible", "good=great")
+NO_BUNDLE = "final.train=false"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -22,7 +21,7 @@ def test_from_search_to_prediction(method: str, toy_data: Path, tiny_model: Path
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     small = ("--trials", 3, "--preset", method, "space.prompt_length=[2, 3]")
     pools = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
-    toy.search(toy_data, run, tiny_model, *small, *pools)
+    toy.search(toy_data, run, tiny_model, *small, *pools, NO_BUNDLE)
     trials = [row for row in toy.board(run) if row["method"] == method]
     assert trials
     assert all(row["settings"]["prompt_steps"] == 2 for row in trials)
@@ -31,26 +30,15 @@ def test_from_search_to_prediction(method: str, toy_data: Path, tiny_model: Path
     assert (bundle / "soft_prompt.safetensors").is_file()
     here = toy.command("predict", bundle, toy_data, "--proba", "--device", "cpu")
     assert here.code == 0, here.err
-    there = subprocess.run(
-        [sys.executable, "-m", "autoprompt", "predict", str(bundle), str(toy_data), "--proba"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    answers = [
-        [json.loads(line) for line in text.splitlines()] for text in (here.out, there.stdout)
-    ]
     with toy_data.open(encoding="utf-8") as file:
-        assert len(answers[0]) == len(list(csv.DictReader(file)))
-    for ours, theirs in zip(*answers, strict=True):
-        assert ours["label"] == theirs["label"]
+        assert len(here.out.splitlines()) == len(list(csv.DictReader(file)))
 
 
 def test_a_prompt_that_the_model_cannot_take_is_left_out(
     toy_data: Path, tiny_checkpoint, tmp_path: Path
 ):
     model = tiny_checkpoint("deberta", talking_head=True)
-    both = ("--preset", "p_tuning_v2", "zero_shot", "--trials", 2)
+    both = ("--preset", "p_tuning_v2", "zero_shot", "--trials", 2, NO_BUNDLE)
     pools = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
     said = toy.search(toy_data, tmp_path / "run", model, *both, *pools)
     assert "p_tuning_v2: left out; " in said.err
@@ -83,7 +71,7 @@ def test_an_adapter_for_peft_comes_with_the_bundle(
 def test_slots_of_a_template_are_trained(toy_data: Path, tiny_model: Path, tmp_path: Path):
     source = "{soft:2} {text} it {soft:1} was {mask} ."
     run = tmp_path / "run"
-    given = (f'space.template=["{source}"]', "--preset", "prompt_tuning", "--trials", 2)
+    given = (f'space.template=["{source}"]', "--preset", "prompt_tuning", "--trials", 2, NO_BUNDLE)
     toy.search(toy_data, run, tiny_model, *given, *PAIR)
     trials = [row for row in toy.board(run) if row["method"] == "prompt_tuning"]
     assert {row["template"] for row in trials} == {source}
@@ -94,7 +82,7 @@ def test_a_prompt_longer_than_the_model_reads_fails_the_trial_not_the_study(
 ):
     run = tmp_path / "run"
     lengths = ("--preset", "prompt_tuning", "--trials", 4, "space.prompt_length=[2, 80]")
-    pools = ('space.template=["{text} it was {mask} ."]', "space.prompt_position=front")
+    pools = ('space.template=["{text} it was {mask} ."]', "space.prompt_position=front", NO_BUNDLE)
     toy.search(toy_data, run, tiny_model, *lengths, *pools, *PAIR)
     states = {
         row["settings"]["prompt_length"]: row["state"]

@@ -65,7 +65,9 @@ def test_a_search_begins_with_the_pool_and_needs_it_no_more(
 ) -> None:
     own, run, bundle = tmp_path / "pool", tmp_path / "run", tmp_path / "bundle"
     shutil.copytree(pool, own)
-    said = begin(new_data, run, own)  # neither model nor preset: they are the pool's
+    said = begin(
+        new_data, run, own, "final.train=false"
+    )  # neither model nor preset: they are the pool's
     assert said.code == 0, said.err
     assert len(dynamic(run)) == 2
     for row in dynamic(run):

@@ -34,15 +34,14 @@ def test_a_head_from_search_to_prediction(toy_data: Path, tiny_model: Path, tmp_
     held_out = toy.write_csv(tmp_path / "test.csv", toy.rows(6, first=20))
     assert toy.command("test", run, held_out).code == 0
     assert toy.command("report", run).code == 0
-    export = ("--trial", found[0]["trial"])
-    assert toy.command("export", run, made, *export).code == 0  # a clean process proved it
+    assert toy.command("export", run, made).code == 0  # a clean process proved it
     card = (made / "README.md").read_text("utf-8")
     assert "p_tuning_v2" in card
     assert "## Prompt" not in card
     here = toy.command("predict", made, toy_data, "--device", "cpu")
     assert here.code == 0, here.err
     assert len(here.out.splitlines()) == len(toy.rows())
-    refused = toy.command("export", run, tmp_path / "other", *export, "--peft")
+    refused = toy.command("export", run, tmp_path / "other", "--peft")
     assert refused.code == 2
     assert "--peft: readout 'head'" in refused.err
     assert not (tmp_path / "other").exists()
@@ -52,7 +51,7 @@ def test_both_are_searched_and_template_and_words_belong_to_one(
     toy_data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    both = ("--preset", "p_tuning_v2", "prefix_tuning", "--trials", 8)
+    both = ("--preset", "p_tuning_v2", "prefix_tuning", "--trials", 8, "final.train=false")
     toy.search(toy_data, run, tiny_model, *both, *POOLS)
     found = board(run)
     assert {row["settings"]["readout"] for row in found} == {"verbalizer", "head"}

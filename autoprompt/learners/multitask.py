@@ -25,7 +25,7 @@ from search_spaces.candidate import Candidate
 if TYPE_CHECKING:
     import torch
 
-    from autoprompt.learners.prompted import BatchLoss, Prompted
+    from autoprompt.learners.prompted import Asked, Prompted
     from autoprompt.prompts.base import Prompt
 
 CONTROLLER = "adap_ins_vec"
@@ -108,7 +108,7 @@ def _train(
 
     def measured() -> list[float]:
         with workshop.backbone.exactly():
-            return [_mean(loss, task, settings) for loss, task in zip(losses, tasks, strict=True)]
+            return [_mean(one, task, settings) for one, task in zip(shared, tasks, strict=True)]
 
     before = measured()
     workshop.optimiser.run(
@@ -134,7 +134,7 @@ def _train(
     return prompt, [_told(*found) for found in zip(tasks, steps, before, after, strict=True)]
 
 
-def _mean(loss: BatchLoss, task: PoolTask, settings: PoolSettings) -> float:
+def _mean(asked: Asked, task: PoolTask, settings: PoolSettings) -> float:
     """Mean loss of at most MEASURED rows, always the same ones."""
     import torch
 
@@ -144,7 +144,7 @@ def _mean(loss: BatchLoss, task: PoolTask, settings: PoolSettings) -> float:
     with torch.no_grad():
         for start in range(0, len(rows), settings.batch_size):
             batch = rows[start : start + settings.batch_size]
-            total += loss(batch).item() * len(batch)
+            total += asked.batch_loss(batch).item() * len(batch)
     return total / len(rows)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,20 @@ from toy import GIVEN_POOLS, TINY, Said
 PROGRESS = re.compile(r"\d\d+:\d\d  ")
 #: Long enough for a machine that is busy with other things.
 PATIENCE = 900.0
+#: What a whole search imports.
+IMPORTED = (
+    "autoprompt.cli",
+    "autoprompt.search.job",
+    "autoprompt.search.opened",
+    "autoprompt.learners.bundle",
+    "autoprompt.learners.prompted",
+    "autoprompt.models.load",
+    "autoprompt.models.masked",
+    "transformers.models.bert.modeling_bert",
+    "sentence_transformers",
+    "sklearn.linear_model",
+    "scipy.stats",
+)
 SEARCH = ("--preset", "hard", "--trials", "3", *TINY)
 GIVEN = (*SEARCH, *GIVEN_POOLS)
 
@@ -56,8 +74,59 @@ def finish(process: subprocess.Popen[str]) -> Said:
     return Said(process.returncode, out, err)
 
 
-def autoprompt(*arguments: object, cwd: Path, **more: Any) -> Said:
-    return finish(start(*arguments, cwd=cwd, **more))
+def autoprompt(
+    *arguments: object,
+    cwd: Path,
+    changes: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> Said:
+    """The command from its start to its end, in a process of its own.
+
+    It is a fork of a process that has imported all it needs and done nothing else: importing it
+    anew would be most of what such a test costs. `start` runs the interpreter itself.
+    """
+    if before is not None:
+        return finish(start(*arguments, cwd=cwd, changes=changes, before=before))
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        words = [str(argument) for argument in arguments]
+        asked = (words, cwd, environment(**(changes or {})), out, err)
+        process = _forks().Process(target=_run, args=asked)
+        process.start()
+        process.join(PATIENCE)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(words)
+        assert process.exitcode is not None
+        return Said(process.exitcode, out.read_text("utf-8"), err.read_text("utf-8"))
+
+
+@functools.cache
+def _forks() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
+    before = dict(os.environ)
+    os.environ.update(environment())  # some of it is read by imports
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
+def _run(words: list[str], cwd: Path, variables: dict[str, str], out: Path, err: Path) -> None:
+    """In the fork: what `python -m autoprompt WORDS` does."""
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(cwd)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    sys.argv = ["autoprompt", *words]
+    from autoprompt.cli import main
+
+    main()
 
 
 def message(said: Said) -> str:

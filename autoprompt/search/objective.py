@@ -130,7 +130,7 @@ class Bench:
         return found, learner.tokens
 
     def expected(self, candidate: Candidate) -> float:
-        """Seconds a block of the candidate will take: as its last, or by what it trains or shows."""
+        """Seconds a block of the candidate will take: as its last, or by what it must read."""
         known = self.seconds.get(candidate.digest)
         if known is not None:
             return known

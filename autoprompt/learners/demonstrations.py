@@ -69,7 +69,7 @@ class Demonstrations:
         cosines = self._cosines(examples)
         keys = [content_key(one) for one in examples]
         return [
-            self._draw(key, turn, seeded(f"{turn}/{one.text}\x1f{one.text_b}"), near)
+            self._draw(key, turn, seeded(json.dumps([turn, one.text, one.text_b])), near)
             for turn in range(self.samples)
             for one, key, near in zip(examples, keys, cosines, strict=True)
         ]

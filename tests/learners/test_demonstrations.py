@@ -199,6 +199,30 @@ def test_training_learns_the_rows_and_is_repeatable(workshop: Workshop) -> None:
     numpy.testing.assert_array_equal(*found)
 
 
+def test_words_of_several_tokens(workshop: Workshop) -> None:
+    words = Verbalizer((("negative", ("dullish", "bad")), ("positive", ("great",))))
+    learner: Any = build(
+        IN_CONTEXT.replace(words=words.to_json(), demonstration_samples=2), TASK, workshop
+    )
+    learner.fit(ROWS, seed=0)
+    numpy.testing.assert_allclose(numpy.exp(learner.scores(QUERIES)).sum(axis=1), 1.0)
+    rows = learner._queries(QUERIES)
+    assert min(rows) == 1
+    assert {len(row.masks) for row in rows[max(rows)]} == {max(rows)}
+
+
+def test_half_a_character_and_no_character_at_all(workshop: Workshop, tmp_path: Path) -> None:
+    rows = [*ROWS, Example("\ud800 film", label="positive"), Example("", label="negative")]
+    chosen = IN_CONTEXT.replace(demonstration_policy="filter", demonstrations=4)
+    learner = build(chosen, TASK, workshop)
+    learner.fit(rows, seed=0)
+    found = learner.scores(rows)
+    learner.save(tmp_path)
+    again = build(chosen, TASK, workshop)
+    again.load(tmp_path, {})
+    numpy.testing.assert_array_equal(again.scores(rows), found)
+
+
 def test_texts_longer_than_the_model_push_demonstrations_out(workshop: Workshop) -> None:
     long = [replace(row, text=row.text + " moving" * 300) for row in ROWS]
     learner: Any = build(IN_CONTEXT.replace(demonstrations=2), TASK, workshop)

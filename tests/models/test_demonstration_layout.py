@@ -63,6 +63,15 @@ def test_pairs_of_many_classes_keep_their_texts(roberta: Any) -> None:
     assert queries[1:] == [f"{a}? {word}, {b}" for word, a, b in rows] + [""]
 
 
+def test_sides_of_a_pair_stay_apart(roberta: Any) -> None:
+    template = "{text}? {sep} {mask}, {text_b}"
+    shown = beside(template, ("bad", "the plot", "the actor"))
+    row = encoder(roberta, 128).encode(render(parse(template), "a man", "a story"), beside=shown)
+    assert written(roberta, row.ids) == (
+        "<s>a man?</s></s><mask>, a story</s>the plot?</s></s> bad, the actor</s>"
+    )
+
+
 def test_the_others_read_the_query_last(roberta: Any) -> None:
     """hard_prompts.md section 6, case 4, without the reference's first token before the query:
     a new line instead of a separator. Without room demonstrations go, not the query."""

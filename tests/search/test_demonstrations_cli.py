@@ -14,12 +14,13 @@ TEMPLATE = 'space.template="{text} it was {mask} ."'
 
 
 @pytest.mark.parametrize(
-    ("preset", "family"),
-    [("in_context", "gpt2"), ("lm_bff", "bert")],
+    ("preset", "family", "shots"),
+    [("in_context", "gpt2", 4), ("lm_bff", "bert", 2)],  # 2: one row a class in training
 )
 def test_from_search_to_prediction(
     preset: str,
     family: str,
+    shots: int,
     toy_data: Path,
     tiny_checkpoint: Callable[..., Path],
     tmp_path: Path,
@@ -27,7 +28,7 @@ def test_from_search_to_prediction(
     run, bundle = tmp_path / "run", tmp_path / "bundle"
     settings = (WORDS, TEMPLATE, "space.demonstrations=1", "space.demonstration_samples=[1,2]")
     model = tiny_checkpoint(family)
-    more = ("--trials", 2, "--shots", 4, "confirm.blocks=0", *settings)
+    more = ("--trials", 2, "--shots", shots, "confirm.blocks=0", *settings)
     toy.search(toy_data, run, model, "--preset", preset, *more)
     board = [row for row in toy.board(run) if not row["baseline"]]
     assert {row["state"] for row in board} <= {"complete", "pruned"}

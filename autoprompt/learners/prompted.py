@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy
 import torch
-from torch.nn import functional
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
+from autoprompt.learners.asked import Asked
 from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
 from autoprompt.learners.demonstrations import Beside, Demonstrations
 from autoprompt.learners.stack import Ride, ride_alone
@@ -256,7 +256,19 @@ class Prompted:
             held[k], count = self._workshop.beginnings.hold(encoded)
             self.tokens += count
         labels = torch.tensor(self._task.label_ids(examples))
-        return Asked(self, rows, held, labels.to(self._workshop.backbone.device))
+        backbone = self._workshop.backbone
+        return Asked(
+            backbone,
+            self._answers,
+            rows,
+            held,
+            labels.to(backbone.device),
+            self._inserted,
+            self._read,
+        )
+
+    def _read(self, tokens: int) -> None:
+        self.tokens += tokens
 
     def _fitted(self) -> Fitted:
         assert self._prompt is not None, "fit or load first"
@@ -280,40 +292,3 @@ class Prompted:
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"
             )
-
-
-class Asked:
-    """Labelled rows asked through a learner's prompt: batches of them, and their loss."""
-
-    def __init__(
-        self,
-        learner: Prompted,
-        rows: Mapping[int, list[Encoded]],
-        held: Mapping[int, Sequence[torch.Tensor]],
-        targets: torch.Tensor,
-    ) -> None:
-        self._learner, self._rows, self._held = learner, rows, held
-        self._targets = targets
-
-    def inputs(self, chosen: list[int]) -> list[ModelInputs]:
-        """The batch of these rows, for every number of masks."""
-        learner, found = self._learner, []
-        for k, encoded in self._rows.items():
-            parts = [self._held[k][index] for index in chosen] if self._held[k] else []
-            batch = learner._workshop.backbone.batch([encoded[index] for index in chosen], parts)
-            found.append(learner._inserted(batch))
-            learner.tokens += sum(len(encoded[index].ids) for index in chosen)
-            learner.tokens -= sum(part.shape[2] for part in parts)
-        return found
-
-    def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:
-        """Mean cross-entropy of the rows whose answer states these are."""
-        learner = self._learner
-        named = dict(zip(self._rows, states, strict=True))
-        scores = learner._answers.scores(learner._workshop.backbone, named)
-        return functional.cross_entropy(scores, self._targets[chosen])
-
-    def batch_loss(self, chosen: list[int]) -> torch.Tensor:
-        """Both, with a pass through the model in between."""
-        backbone = self._learner._workshop.backbone
-        return self.loss([backbone.answer_states(i) for i in self.inputs(chosen)], chosen)

@@ -23,6 +23,7 @@ from autoprompt.report.leaderboard import (
     winner,
     words_line,
 )
+from autoprompt.report.prompt import demonstrations_line
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import Options
@@ -227,6 +228,8 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
     lines = [first_line(rows)]
     if best and best.template:
         lines += [f"  template  {best.template}", f"  words     {words_line(best.label_words)}"]
+        if shown := demonstrations_line(best.settings):
+            lines.append(f"  shows     {shown}")
     heads, table_rows = table([row for row, _ in distinct(rows)])
     kept = [heads.index(name) for name in heads if name != "label words"]
     cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]

@@ -23,6 +23,9 @@ KINDS: dict[str, type] = {
     "weight_decay": float,
     "shrinkage": float,
     "demonstrations": int,
+    "demonstration_policy": str,
+    "demonstration_order": str,
+    "demonstration_samples": int,
     "calibration": str,
     "prompt_length": int,
     "prompt_position": str,
@@ -44,6 +47,8 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": ("verbalizer", "head"),
     "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
     "calibration": ("none", "prior"),
+    "demonstration_policy": ("random", "filter", "nearest", "diverse"),
+    "demonstration_order": ("label", "nearest", "random"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),
     "prompt_init": ("random", "vocabulary", "text", "label_words", "pool"),
     "fidelity": ("sane", "reference"),
@@ -71,10 +76,12 @@ _LOWEST: dict[str, int] = {
     "batch_size": 1,
     "weight_decay": 0,
     "demonstrations": 0,
+    "demonstration_samples": 1,
     "prompt_length": 1,
     "prompt_width": 1,
     "pool_size": 1,
 }
+_HIGHEST: dict[str, int] = {"demonstrations": 16}  # so many are named in conditions on it
 
 
 class SpaceError(ValueError):
@@ -123,6 +130,8 @@ def check_value(name: str, value: object) -> Value:
         raise SpaceError(f"{name}: {value!r} must be above 0; try {_ABOVE_ZERO[name]}")
     if value < _LOWEST.get(name, -math.inf):
         raise SpaceError(f"{name}: {value!r} is too small; use {_LOWEST[name]} or more")
+    if value > _HIGHEST.get(name, math.inf):
+        raise SpaceError(f"{name}: {value!r} is too large; use {_HIGHEST[name]} or less")
     return kind(value)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import (
+    KINDS,
     Choice,
     Dimension,
     SpaceError,
@@ -246,11 +247,14 @@ def _tidy(dimensions: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
             when = []
             for parent, values in d.when:
                 if parent not in names or not isinstance(names[parent], Choice):
-                    raise SpaceError(f"{d.name}.when: {parent!r} is no choice here; remove it")
+                    fix = f"list its values, or remove {d.name}" if parent in names else "remove it"
+                    raise SpaceError(f"{d.name}.when: {parent!r} is no choice here; {fix}")
                 options = _options(dimensions, parent)
                 left = tuple(value for value in values if value in options)
                 unconditional = all(not e.when for e in dimensions if e.name == parent)
-                if not (unconditional and len(left) == len(options)):
+                if KINDS[parent] is int and left:  # `override` may set numbers that are no options
+                    when.append((parent, values))
+                elif not (unconditional and len(left) == len(options)):
                     when.append((parent, left))
             if all(values for _, values in when):
                 # `replace` checks the conditions again, so only when they changed.

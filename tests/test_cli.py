@@ -369,6 +369,9 @@ def test_config_shows_defaults_and_schema() -> None:
     assert set(schema["properties"]) == set(defaults)
 
 
+RANGE = "space.demonstrations={{low = 1, high = 4}}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -383,7 +386,11 @@ def test_config_shows_defaults_and_schema() -> None:
         (["predict", "{run}", "-"], "prompt.toml"),
         (["models", "export", "bigone", "{run}"], "builtin"),
         (["search", "{data}", "--out", "{run}", "space.template=[]"], "space.template: []"),
-        (["search", "{data}", "--out", "{run}", "space.demonstrations=2"], "no method here takes"),
+        (["search", "{data}", "--out", "{run}", "space.demonstrations=2"], "'demonstrations'"),
+        (
+            ["search", "{data}", "--out", "{run}", "--preset", "in_context", RANGE],
+            "list its values",
+        ),
         (["search", "{data}", "--out", "{run}", "--device", "cuda:7"], "--device cpu"),
         (["predict", "{data}", "{data}"], "is a file; give the folder"),
     ],

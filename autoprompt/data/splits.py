@@ -54,7 +54,7 @@ def draw_shots(examples: Sequence[Example], shots: int, seed: int) -> Shots:
         of_label[_label(example)].append(position)
     chosen: list[int] = []
     for label, positions in of_label.items():
-        chosen += _shuffled(positions, _rng(f"{seed}/shots/{label}"))[:shots]
+        chosen += shuffled(positions, seeded(f"{seed}/shots/{label}"))[:shots]
     short = {
         label: len(positions)
         for label, positions in sorted(of_label.items())
@@ -100,7 +100,7 @@ def block(examples: Sequence[Example], *, stage: str, index: int, folds: int, se
     if usable < folds:
         raise SplitError(f"folds: {folds} is more than the data has content for; use {usable}")
     partition, fold = divmod(index, folds)
-    fold_of = _partition(examples, folds, _rng(f"{seed}/{stage}/{partition}"))
+    fold_of = _partition(examples, folds, seeded(f"{seed}/{stage}/{partition}"))
     return Block(
         stage,
         index,
@@ -132,7 +132,7 @@ def _partition(examples: Sequence[Example], folds: int, rng: random.Random) -> l
         labels = sorted({_label(examples[position]) for position in group})
         return -len(labels), labels[0], -len(group)  # those with least freedom first
 
-    for group in sorted(_shuffled(_groups(examples), rng), key=urgency):
+    for group in sorted(shuffled(_groups(examples), rng), key=urgency):
         labels = [_label(examples[position]) for position in group]
         lots = [rng.random() for _ in range(folds)]
         place = min(
@@ -165,9 +165,11 @@ def _label(example: Example) -> str:
     return example.label
 
 
-def _rng(words: str) -> random.Random:
+def seeded(words: str) -> random.Random:
+    """A generator seeded by a digest of words; of it take `random()` alone."""
     return random.Random(int.from_bytes(hashlib.sha256(words.encode()).digest()))
 
 
-def _shuffled(items: Sequence[_T], rng: random.Random) -> list[_T]:
+def shuffled(items: Sequence[_T], rng: random.Random) -> list[_T]:
+    """The items in an order drawn from the generator."""
     return sorted(items, key=lambda _: rng.random())

@@ -10,8 +10,9 @@ import numpy
 
 from autoprompt.data.task import Example
 
-#: Files of a bundle: what training changed or made, and a learned prompt.
+#: Files of a bundle: what training changed or made, a learned prompt, and rows to show.
 WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
+DEMONSTRATIONS = "demonstrations.json"
 
 
 class LearnerError(RuntimeError):

@@ -10,6 +10,7 @@ from autoprompt.data.task import Task
 from autoprompt.learners.base import Learner
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
+from autoprompt.text.demonstrations import ORDERS, POLICIES, Showing
 from autoprompt.text.placement import slots
 from autoprompt.text.template import TemplateError, check_template, parse
 from autoprompt.text.verbalizer import Verbalizer, check_words
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from autoprompt.prompts.key_values import PrefixMethod
 
 LEARNED_PROMPTS = plugins.names("autoprompt.prompts")
-PROMPT_METHODS = ("zero_shot", "soft_verbalizer", "hard", *LEARNED_PROMPTS)
+PROMPT_METHODS = (
+    "zero_shot",
+    "soft_verbalizer",
+    "hard",
+    "in_context",
+    "lm_bff",
+    *LEARNED_PROMPTS,
+)
 TRAINABLE = ("none", "verbalizer", "prompt", "bias", "all")
 READOUTS = ("verbalizer", "head")
 BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
@@ -50,6 +58,12 @@ def needs_encoder(candidate: Candidate) -> bool:
     return candidate["method"] == "embeddings"
 
 
+def compares(candidate: Candidate) -> bool:
+    """Whether demonstrations are chosen by the package's sentence encoder."""
+    shown = showing(candidate)
+    return shown is not None and shown.compares
+
+
 def baselines(kind: str, labels: Sequence[str], *, onwards: bool = False) -> tuple[Candidate, ...]:
     """The candidates every study is compared with: fixed beforehand, never searched.
 
@@ -74,6 +88,7 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     `TemplateError`, `VerbalizerError`, `ModelError` or `CandidateError` where it cannot be.
     """
     method = str(_value(candidate, "method"))
+    showing(candidate)  # refused where it would do nothing
     if reads_head(candidate):
         return _headed(candidate, task, workshop)
     if method in PROMPT_METHODS:
@@ -96,6 +111,29 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         return Majority(task)
     known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *BASELINES)))
     raise CandidateError(f"method: {method!r} is unknown; choose one of {known}")
+
+
+def showing(candidate: Candidate) -> Showing | None:
+    """How the candidate shows demonstrations, None where it shows none."""
+    count = int(candidate.get("demonstrations", 0))
+    if not count:
+        return None
+    method = _value(candidate, "method")
+    trainable = candidate.get("trainable", "none")
+    if method not in PROMPT_METHODS or trainable == "verbalizer" or reads_head(candidate):
+        raise CandidateError(
+            f"demonstrations: {count} with method {method!r}, which shows none; set 0, or use "
+            "in_context or lm_bff"
+        )
+    policy = str(candidate.get("demonstration_policy", "random"))
+    order = str(candidate.get("demonstration_order", "label"))
+    for name, value, known in (
+        ("demonstration_policy", policy, POLICIES),
+        ("demonstration_order", order, ORDERS),
+    ):
+        if value not in known:
+            raise CandidateError(f"{name}: {value!r} is unknown; choose one of {', '.join(known)}")
+    return Showing(count, policy, order, int(candidate.get("demonstration_samples", 1)))
 
 
 def reads_head(candidate: Candidate) -> bool:
@@ -174,6 +212,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
 
         shrinkage = float(_value(candidate, "shrinkage"))
         return SoftVerbalizer(task, workshop, template, words, shrinkage=shrinkage)
+    from autoprompt.learners.demonstrations import Demonstrations
     from autoprompt.learners.prompted import Prompted
 
     method = None
@@ -195,6 +234,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
             f"train; use words instead, or one of {', '.join(LEARNED_PROMPTS)}"
         )
     training = None if trainable == "none" else _settings(candidate)
+    shown = showing(candidate)
     return Prompted(
         task,
         workshop,
@@ -204,6 +244,9 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         prior=calibration == "prior",
         tuned=str(trainable) if trainable in ("bias", "all") else "",
         method=method,
+        demonstrations=(
+            None if shown is None else Demonstrations(shown, task, workshop, template, verbalizer)
+        ),
     )
 
 

@@ -23,7 +23,13 @@ import numpy
 from autoprompt.data.task import Example, Task
 from autoprompt.learners import card
 from autoprompt.learners.base import Learner
-from autoprompt.learners.build import CandidateError, build, needs_encoder, needs_model
+from autoprompt.learners.build import (
+    CandidateError,
+    build,
+    compares,
+    needs_encoder,
+    needs_model,
+)
 from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
@@ -243,14 +249,20 @@ def _describe(
             "max_length": backbone.max_length,
         }
     elif needs_encoder(candidate):
-        from autoprompt.models.builtin import PACKAGE
-        from autoprompt.models.sentence import package_revision
-
-        described["model"] = {"name": PACKAGE, "revision": package_revision()}
+        described["model"] = _encoder()
+    if compares(candidate):
+        described["encoder"] = _encoder()
     described["files"] = {
         p.name: file_digest(p) for p in sorted(directory.iterdir()) if p.is_file()
     }
     return described
+
+
+def _encoder() -> dict[str, str]:
+    from autoprompt.models.builtin import PACKAGE
+    from autoprompt.models.sentence import package_revision
+
+    return {"name": PACKAGE, "revision": package_revision()}
 
 
 def _candidate(described: Mapping[str, Any]) -> Candidate:
@@ -277,21 +289,22 @@ def _check_files(directory: Path, described: Mapping[str, Any]) -> None:
 def _check_model(
     directory: Path, described: Mapping[str, Any], candidate: Candidate, workshop: Workshop
 ) -> None:
-    model = described.get("model", {})
-    found: dict[str, str | int] = {}
+    found: dict[str, Mapping[str, str | int]] = {}
     if needs_model(candidate):
         backbone = workshop.backbone
-        found = {"revision": backbone.revision, "max_length": backbone.max_length}
+        found["model"] = {"revision": backbone.revision, "max_length": backbone.max_length}
     elif needs_encoder(candidate):
-        from autoprompt.models.sentence import package_revision
-
-        found = {"revision": package_revision()}
-    for name, value in found.items():
-        if model[name] != value:
-            raise BundleError(
-                f"bundle: {directory} was made with {name} {model[name]!r} of model "
-                f"{model['name']!r}, but {value!r} is here; install or give that one"
-            )
+        found["model"] = _encoder()
+    if compares(candidate):
+        found["encoder"] = _encoder()
+    for kind, values in found.items():
+        made = described[kind]
+        for name, value in values.items():
+            if made[name] != value:
+                raise BundleError(
+                    f"bundle: {directory} was made with {name} {made[name]!r} of {kind} "
+                    f"{made['name']!r}, but {value!r} is here; install or give that one"
+                )
 
 
 def _prove(learner: Learner, directory: Path, workshop: Workshop) -> None:

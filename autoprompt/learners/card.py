@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from autoprompt.report.prompt import demonstrations_line
 from autoprompt.text.template import parse, render_for_people
 
 FIGURES = ("accuracy", "macro_f1", "mcc")
@@ -19,6 +20,7 @@ def render_card(
     sections = [
         f"# Text classifier made by autoprompt\n\n{_about(described)}",
         _prompt(described),
+        _demonstrations(described),
         _usage(described),
         _figures(metrics),
         _limits(described, provenance),
@@ -66,6 +68,17 @@ def _prompt(described: Mapping[str, Any]) -> str:
     return (
         f"## Prompt\n\n```\n{prompt['template']}\n```\n\nA text becomes\n\n```\n{shown}\n```\n\n"
         f"| label | words |\n| --- | --- |\n{words}" + (f"\n\n{note}" if note else "")
+    )
+
+
+def _demonstrations(described: Mapping[str, Any]) -> str:
+    line = demonstrations_line(described["settings"])
+    if not line:
+        return ""
+    return (
+        f"## Demonstrations\n\nBeside every text stand labelled ones: {line}. They are in "
+        "`demonstrations.json`, so this bundle **contains texts of the training rows**; share it "
+        "only where these may be shared."
     )
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy
 import torch
-from torch.nn import functional
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
+from autoprompt.learners.asked import Asked
 from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
+from autoprompt.learners.demonstrations import Beside, Demonstrations
 from autoprompt.learners.stack import Ride, ride_alone
-from autoprompt.learners.training import Settings, batches
+from autoprompt.learners.training import Settings, batches, unrolled
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
@@ -34,6 +35,8 @@ class Prompted:
 
     `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
     of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
+    `demonstrations` stand beside every query, drawn anew whenever training meets it; at prediction
+    the class scores of its samples are averaged (LM-BFF, section 6).
     """
 
     def __init__(
@@ -47,12 +50,13 @@ class Prompted:
         prior: bool,
         tuned: str = "",
         method: Method | None = None,
+        demonstrations: Demonstrations | None = None,
     ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
         self._words, self._answers = words, Answers(words, workshop.backbone.device)
         self._training, self._calibrated = training, prior
-        self._tuned, self._method = tuned, method
+        self._tuned, self._method, self._demonstrations = tuned, method, demonstrations
         self._placed = Placed(template) if method is None else method.place(template)
         self._prompt: Prompt | Fitted | None = None
         self._log_prior = numpy.zeros(len(task.labels))
@@ -61,11 +65,12 @@ class Prompted:
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Train where there is something to train, then take the prior from the same texts and the
         workshop's unlabelled ones."""
-        self._log_prior = numpy.zeros(len(self._task.labels))
         if self.rides:
             ride = self.ride(examples, seed=seed, deadline=deadline)
             ride_alone(ride, self._workshop.backbone)
-        elif self._training is not None:
+            return
+        self._depart(examples, seed)
+        if self._training is not None:
             self._train(examples, self._training, seed, deadline)
         self._arrived(examples)
 
@@ -79,22 +84,29 @@ class Prompted:
         """Its training as a ride of the stack; it is fitted when that has ended without an error.
         Only where `rides`."""
         assert self._training is not None, "nothing to train"
-        self._log_prior = numpy.zeros(len(self._task.labels))
+        self._depart(examples, seed)
         self._workshop.backbone.weights.reset()
         prompt = self.start(seed)
         self._prompt = prompt
+        met, rows, order = self._met(examples, self._training, seed)
 
         def arrive() -> None:
             self._prompt = prompt.finish()
             self._arrived(examples)
 
         return Ride(
-            self._asked(examples, self._rows(examples)),
+            self._asked(met, rows),
             self._workshop.optimiser.begin(Trainable((), (), prompt.parameters()), self._training),
-            batches(len(examples), self._training, seed),
+            order,
             deadline,
             arrive,
         )
+
+    def _depart(self, examples: Sequence[Example], seed: int) -> None:
+        """What comes before training: no prior yet, and the rows to show."""
+        self._log_prior = numpy.zeros(len(self._task.labels))
+        if self._demonstrations is not None:
+            self._demonstrations.fit(examples, seed)
 
     def _arrived(self, examples: Sequence[Example]) -> None:
         """What follows training: the prior."""
@@ -104,24 +116,30 @@ class Prompted:
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
-        backbone = self._workshop.backbone
-        if self._training is None:
-            states = {}
+        backbone, workshop, states = self._workshop.backbone, self._workshop, {}
+        if self._training is None and self._demonstrations is None:
             for k in self._answers.lengths:
-                states[k], count = self._workshop.pretrained_answers(self._template, k, examples)
+                states[k], count = workshop.pretrained_answers(self._template, k, examples)
                 self.tokens += count
         else:
-            self._check_weights()
-            rows = self._rows(examples)
-            states = {k: read(backbone, encoded, self._states) for k, encoded in rows.items()}
-            self.tokens += sum(len(row.ids) for encoded in rows.values() for row in encoded)
-        found = self._answers.scores_in_chunks(backbone, states)
-        return log_softmax(log_softmax(found.numpy()) - self._log_prior)
+            for k, encoded in self._queries(examples).items():
+                if self._training is None:
+                    states[k], count = workshop.pretrained_states(encoded)
+                else:
+                    self._check_weights()
+                    states[k] = read(backbone, encoded, self._states)
+                    count = sum(len(row.ids) for row in encoded)
+                self.tokens += count
+        found = self._answers.scores_in_chunks(backbone, states).numpy()
+        found = found.reshape(-1, len(examples), found.shape[1]).mean(axis=0)  # over samples
+        return log_softmax(log_softmax(found) - self._log_prior)
 
     def save(self, directory: Path) -> dict[str, Any]:
         """Write what training changed; return the calibration prior."""
         from safetensors.torch import save_file
 
+        if self._demonstrations is not None:
+            self._demonstrations.save(directory)
         if self._training is not None:
             self._check_weights()
             files = {WEIGHTS: self._workshop.backbone.weights.changes()} if self._tuned else {}
@@ -137,6 +155,8 @@ class Prompted:
         from safetensors.torch import load_file
 
         backbone = self._workshop.backbone
+        if self._demonstrations is not None:
+            self._demonstrations.load(directory)
         if self._method is not None:
             self._prompt = self._method.restore(backbone, load_file(directory / SOFT_PROMPT))
         if self._tuned:
@@ -149,7 +169,7 @@ class Prompted:
         self, examples: Sequence[Example], settings: Settings, seed: int, deadline: float | None
     ) -> None:
         backbone, answers = self._workshop.backbone, self._answers
-        rows = self._rows(examples)
+        met, rows, order = self._met(examples, settings, seed)
         backbone.weights.reset()
         prompt = None if self._method is None else self.start(seed)
         self._prompt = prompt
@@ -164,14 +184,10 @@ class Prompted:
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
-        batch_loss = self._asked(examples, rows).batch_loss
+        batch_loss = self._asked(met, rows).batch_loss
         try:
             shrink = self._workshop.optimiser.run(
-                trainable,
-                batch_loss,
-                batches(len(examples), settings, seed),
-                settings,
-                deadline=deadline,
+                trainable, batch_loss, order, settings, deadline=deadline
             )
         except BaseException:
             backbone.weights.reset()
@@ -195,8 +211,44 @@ class Prompted:
         self._prompt = prompt
         return self._asked(examples, self._rows(examples))
 
-    def _rows(self, examples: Sequence[Example]) -> dict[int, list[Encoded]]:
-        return {k: self._encode(examples, k) for k in self._answers.lengths}
+    def _met(
+        self, examples: Sequence[Example], settings: Settings, seed: int
+    ) -> tuple[Sequence[Example], dict[int, list[Encoded]], Iterator[list[int]]]:
+        """What training meets, laid out, and the numbers of each step."""
+        order = batches(len(examples), settings, seed)
+        if self._demonstrations is None:
+            return examples, self._rows(examples), order
+        met, order = unrolled(examples, order)  # a row has others beside it when it comes again
+        return met, self._rows(met, self._shown(lambda shown: shown.of_training(met, seed))), order
+
+    def _queries(self, examples: Sequence[Example]) -> dict[int, list[Encoded]]:
+        """Rows [samples * N] to predict from, sample by sample; N without demonstrations."""
+        if self._demonstrations is None:
+            return self._rows(examples)
+        beside = self._shown(lambda shown: shown.of_queries(examples))
+        return self._rows(list(examples) * self._demonstrations.samples, beside)
+
+    def _shown(self, draw: Callable[[Demonstrations], list[Beside]]) -> list[Beside]:
+        """What stands beside some queries, the tokens read to choose it counted."""
+        assert self._demonstrations is not None, "none are shown"
+        before = self._demonstrations.tokens
+        drawn = draw(self._demonstrations)
+        self.tokens += self._demonstrations.tokens - before
+        return drawn
+
+    def _rows(
+        self, examples: Sequence[Example], beside: Sequence[Beside] | None = None
+    ) -> dict[int, list[Encoded]]:
+        encode, placed = self._workshop.backbone.encode, self._placed
+        shown = beside or [()] * len(examples)
+        pieces = [render(placed.template, e.text, e.text_b) for e in examples]
+        return {
+            k: [
+                encode(prompt, k, placed.lead, placed.reserve, demonstrations)
+                for prompt, demonstrations in zip(pieces, shown, strict=True)
+            ]
+            for k in self._answers.lengths
+        }
 
     def _asked(self, examples: Sequence[Example], rows: Mapping[int, list[Encoded]]) -> Asked:
         held = {}
@@ -204,7 +256,19 @@ class Prompted:
             held[k], count = self._workshop.beginnings.hold(encoded)
             self.tokens += count
         labels = torch.tensor(self._task.label_ids(examples))
-        return Asked(self, rows, held, labels.to(self._workshop.backbone.device))
+        backbone = self._workshop.backbone
+        return Asked(
+            backbone,
+            self._answers,
+            rows,
+            held,
+            labels.to(backbone.device),
+            self._inserted,
+            self._read,
+        )
+
+    def _read(self, tokens: int) -> None:
+        self.tokens += tokens
 
     def _fitted(self) -> Fitted:
         assert self._prompt is not None, "fit or load first"
@@ -220,13 +284,6 @@ class Prompted:
             return inputs
         return self._prompt.insert(inputs, self._workshop.backbone)
 
-    def _encode(self, examples: Sequence[Example], masks: int) -> list[Encoded]:
-        encode, placed = self._workshop.backbone.encode, self._placed
-        return [
-            encode(render(placed.template, e.text, e.text_b), masks, placed.lead, placed.reserve)
-            for e in examples
-        ]
-
     def _check_weights(self) -> None:
         if not self._tuned:
             self._workshop.backbone.weights.reset()  # such a prompt belongs to the pretrained model
@@ -235,40 +292,3 @@ class Prompted:
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"
             )
-
-
-class Asked:
-    """Labelled rows asked through a learner's prompt: batches of them, and their loss."""
-
-    def __init__(
-        self,
-        learner: Prompted,
-        rows: Mapping[int, list[Encoded]],
-        held: Mapping[int, Sequence[torch.Tensor]],
-        targets: torch.Tensor,
-    ) -> None:
-        self._learner, self._rows, self._held = learner, rows, held
-        self._targets = targets
-
-    def inputs(self, chosen: list[int]) -> list[ModelInputs]:
-        """The batch of these rows, for every number of masks."""
-        learner, found = self._learner, []
-        for k, encoded in self._rows.items():
-            parts = [self._held[k][index] for index in chosen] if self._held[k] else []
-            batch = learner._workshop.backbone.batch([encoded[index] for index in chosen], parts)
-            found.append(learner._inserted(batch))
-            learner.tokens += sum(len(encoded[index].ids) for index in chosen)
-            learner.tokens -= sum(part.shape[2] for part in parts)
-        return found
-
-    def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:
-        """Mean cross-entropy of the rows whose answer states these are."""
-        learner = self._learner
-        named = dict(zip(self._rows, states, strict=True))
-        scores = learner._answers.scores(learner._workshop.backbone, named)
-        return functional.cross_entropy(scores, self._targets[chosen])
-
-    def batch_loss(self, chosen: list[int]) -> torch.Tensor:
-        """Both, with a pass through the model in between."""
-        backbone = self._learner._workshop.backbone
-        return self.loss([backbone.answer_states(i) for i in self.inputs(chosen)], chosen)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from autoprompt.learners.base import LearnerError
 from autoprompt.models.backbone import Trainable
 
+_T = TypeVar("_T")
 CLIP = 1.0  # norm of the whole gradient
 
 
@@ -38,6 +40,19 @@ def batches(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
             if done < settings.steps:
                 yield order[start : start + settings.batch_size]
                 done += 1
+
+
+def unrolled(
+    rows: Sequence[_T], order: Iterable[list[int]]
+) -> tuple[list[_T], Iterator[list[int]]]:
+    """The rows as training meets them, one after another, and their numbers in each step: for rows
+    that are not the same when they come again."""
+    met: list[_T] = []
+    steps = []
+    for chosen in order:
+        steps.append(list(range(len(met), len(met) + len(chosen))))
+        met += [rows[number] for number in chosen]
+    return met, iter(steps)
 
 
 class Descent:

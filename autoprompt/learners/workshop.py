@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from autoprompt.learners.prompt_pool import PromptPool
     from autoprompt.learners.training import Optimiser
     from autoprompt.models.backbone import Backbone
+    from autoprompt.models.inputs import Encoded
     from autoprompt.models.sentence import SentenceEncoder
 
 # Unlabelled texts that join the training texts in a calibration prior: its error is far below the
@@ -51,7 +53,7 @@ class Workshop:
         self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
         self.multi_token = multi_token
         self.prompt_pool = prompt_pool
-        self._answers: OrderedDict[tuple[str, int, str, str | None], torch.Tensor] = OrderedDict()
+        self._answers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -97,8 +99,6 @@ class Workshop:
         fold and calibration. The first call with a template reads all labelled rows at once, if
         they are few.
         """
-        import torch
-
         # also for answers in hand: the caller multiplies them by its words
         self.backbone.weights.reset()
         source = str(template)
@@ -109,7 +109,28 @@ class Workshop:
             ours = [(source, masks, e.text, e.text_b) for e in self.labelled]
             if len(ours) <= READ_AHEAD and not missing.keys().isdisjoint(ours):
                 missing |= dict.fromkeys(key for key in ours if key not in self._answers)
-            read = self._read(template, masks, list(missing))
+            rows = (
+                self.backbone.encode(render(template, text, text_b), masks)
+                for _, _, text, text_b in missing
+            )
+            read = self._read(dict(zip(missing, rows, strict=True)))
+        return self._known(wanted), read
+
+    def pretrained_states(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, int]:
+        """The same for rows laid out already, which all read equally many positions: prompts with
+        demonstrations, which differ by more than template and text."""
+        self.backbone.weights.reset()
+        # a row can be as long as the model reads: kept by its digest, not by its tokens
+        wanted: list[Hashable] = [hashlib.sha256(repr(row).encode()).digest() for row in rows]
+        asked = dict(zip(wanted, rows, strict=True))
+        missing = {key: row for key, row in asked.items() if key not in self._answers}
+        read = self._read(missing) if missing else 0
+        return self._known(wanted), read
+
+    def _known(self, wanted: Sequence[Hashable]) -> torch.Tensor:
+        """Kept answers [N, masks, E]; the longest unused are forgotten where they are too many."""
+        import torch
+
         found = torch.stack([self._answers[key] for key in wanted])
         for key in dict.fromkeys(wanted):
             self._answers.move_to_end(key)
@@ -117,18 +138,13 @@ class Workshop:
         room = max(CACHED_ANSWERS, 2 * (len(self.labelled) + len(self.unlabeled)))
         while len(self._answers) > room:
             self._answers.popitem(last=False)
-        return found, read
+        return found
 
-    def _read(
-        self, template: Template, masks: int, keys: list[tuple[str, int, str, str | None]]
-    ) -> int:
+    def _read(self, rows: Mapping[Hashable, Encoded]) -> int:
         from autoprompt.models.reading import read_answers
 
-        rows = [
-            self.backbone.encode(render(template, text, text_b), masks)
-            for _, _, text, text_b in keys
-        ]
         # One tensor each: a view would keep the whole batch alive.
-        for key, state in zip(keys, read_answers(self.backbone, rows), strict=True):
+        states = read_answers(self.backbone, list(rows.values()))
+        for key, state in zip(rows, states, strict=True):
             self._answers[key] = state.clone()
-        return sum(len(row.ids) for row in rows)
+        return sum(len(row.ids) for row in rows.values())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprompt.models.inputs import Encoded, ModelInputs
+from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Backbone(Protocol):
     vocabulary_size: int
     reads_onwards: bool  # a causal model: the answer comes last, and no text behind it is read
     one_token: bool  # label words of several tokens cannot be read
+    demonstrations_first: bool  # they are read before the query, not behind it
     opening: int  # tokens of its own before a text
 
     @property
@@ -90,10 +92,15 @@ class Backbone(Protocol):
         """The model's tokenizer."""
 
     def encode(
-        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+        self,
+        pieces: Sequence[Piece],
+        masks: int = 1,
+        lead: int = 0,
+        reserve: int = 0,
+        beside: Sequence[Demonstration] = (),
     ) -> Encoded:
         """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it, and
-        leave `reserve` positions free."""
+        leave `reserve` positions free; the demonstrations `beside` it get what room there is."""
 
     def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
         """Lay out one text or a pair without a prompt and leave `reserve` positions free; reads its

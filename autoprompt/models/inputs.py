@@ -7,15 +7,18 @@ from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
 from autoprompt.text.tokens import tokenize_piece
-from autoprompt.text.truncation import TokenPiece, TruncationError, truncate
+from autoprompt.text.truncation import TokenPiece, TruncationError, shorten_evenly, truncate
 
 if TYPE_CHECKING:
     import torch
 
 # Texts shared by many templates are tokenised once; about 40 tokens each, some 20 MB when full.
 CACHED_PIECES = 16_384
+# Of a demonstration's text: one of fewer tokens shows little, and a round is left out instead.
+LEAST_SHOWN = 8
 
 
 class InputError(ValueError):
@@ -216,6 +219,10 @@ class PromptEncoder:
     the decoder is read behind that same id; `denoising` (BART): the decoder reads the row again,
     one place later, without soft tokens, and is read where the mask is. `start_id`: the decoder's
     first.
+
+    Demonstrations stand behind the query in a masked model, each closed as a side is and in the
+    segment of a second one (Gao et al. 2021, section 6), and before it in the others, each with a
+    new line behind it where the vocabulary has one.
     """
 
     def __init__(
@@ -232,6 +239,7 @@ class PromptEncoder:
         self._mask_id = int((tokenizer.mask_token_id or 0) if mask_id is None else mask_id)
         self.reads_onwards = kind == "causal"
         self.one_token = kind in ("causal", "sentinel")
+        self.demonstrations_first = kind != "masked"
         # What stands at a soft slot is never read; it only has to be an id.
         self._slot_id = int(tokenizer.pad_token_id or 0)
         self._special = special_tokens(tokenizer)
@@ -242,13 +250,19 @@ class PromptEncoder:
         )
 
     def encode(
-        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+        self,
+        pieces: Sequence[Piece],
+        masks: int = 1,
+        lead: int = 0,
+        reserve: int = 0,
+        beside: Sequence[Demonstration] = (),
     ) -> Encoded:
         """Lay out one prompt with `masks` mask tokens where its mask piece stands.
 
         `lead` soft slots come before the tokenizer's own frame, `reserve` positions stay free. A
         `sep` piece begins the second side of the tokenizer's pair format. The row is cut by PET's
-        rule; `TruncationError` when the template alone is too long.
+        rule; `TruncationError` when the template alone is too long. The demonstrations `beside` it
+        have the room that it leaves.
         """
         sides: list[list[TokenPiece]] = [[]]
         for piece in pieces:
@@ -267,11 +281,11 @@ class PromptEncoder:
                 "words.multi_token=refuse or give words of one token"
             )
         if self.reads_onwards:
-            return self._onwards(sides, lead, reserve)
+            return self._frame([self._onwards(sides)], lead, reserve, beside)
         # A separator that opens or ends the prompt leaves an empty side: one side is meant.
-        return self._frame([side for side in sides if side] or [[]], lead, reserve)
+        return self._frame([side for side in sides if side] or [[]], lead, reserve, beside)
 
-    def _onwards(self, sides: Sequence[Sequence[TokenPiece]], lead: int, reserve: int) -> Encoded:
+    def _onwards(self, sides: Sequence[Sequence[TokenPiece]]) -> list[TokenPiece]:
         """One side that ends before the mask; `InputError` for a text behind it."""
         pieces = [piece for side in sides for piece in side]
         at = next((n for n, piece in enumerate(pieces) if piece.kind == "mask"), len(pieces))
@@ -281,8 +295,7 @@ class PromptEncoder:
                 "template: a text stands behind {mask}, where a causal model never reads it; put "
                 "{mask} behind every text"
             )
-        kept = [*pieces[:at], *(piece for piece in behind if piece.kind == "soft")]
-        return self._frame([kept], lead, reserve)
+        return [*pieces[:at], *(piece for piece in behind if piece.kind == "soft")]
 
     def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
         """The tokenizer's own format of one text or a pair, no mask; reads the first token, or the
@@ -303,7 +316,11 @@ class PromptEncoder:
         return Encoded(framed.ids, framed.segments, (read,), reserve=reserve)
 
     def _frame(
-        self, sides: Sequence[Sequence[TokenPiece]], lead: int = 0, reserve: int = 0
+        self,
+        sides: Sequence[Sequence[TokenPiece]],
+        lead: int = 0,
+        reserve: int = 0,
+        beside: Sequence[Demonstration] = (),
     ) -> Encoded:
         frame = self._special.single
         segments: tuple[int, ...] = (self._special.single_segment,)
@@ -317,6 +334,12 @@ class PromptEncoder:
         masks: list[int] = []
         soft = list(range(lead))
         cut = truncate(sides, room)
+        shown: list[int] = []
+        if beside:
+            shown = self._shown(beside, room - sum(len(p.ids) for side in cut for p in side))
+        if self.demonstrations_first:
+            ids += shown
+            types += [segments[0]] * len(shown)
         for side, segment, (after, after_types) in zip(cut, segments, frame[1:], strict=True):
             for piece in side:
                 if piece.kind != "words":
@@ -326,6 +349,9 @@ class PromptEncoder:
                 types.extend([segment] * len(piece.ids))
             ids.extend(after)
             types.extend(after_types)
+        if not self.demonstrations_first:
+            ids += shown
+            types += [self._special.pair_segments[1]] * len(shown)
         if self.reads_onwards:
             if not ids:
                 raise InputError(
@@ -340,3 +366,21 @@ class PromptEncoder:
             decoder = (self._start_id, *(ids[place] for place in hard[:-1]))
             masks = [hard.index(place) for place in masks]
         return Encoded(tuple(ids), tuple(types), tuple(masks), tuple(soft), reserve, decoder)
+
+    def _shown(self, beside: Sequence[Demonstration], room: int) -> list[int]:
+        """Ids of the demonstrations, those of a round left out where there is no room for it."""
+        between, closing = self._special.pair[1][0], self._special.single[1][0]
+        if self.demonstrations_first:
+            line = self._tokenise(Piece("words", "\n"))
+            between, closing = (), () if self._tokenizer.unk_token_id in line else line
+        sequences = []
+        for one in beside:
+            laid = []
+            for piece in one.pieces:
+                ids = between
+                if piece.kind != "sep":
+                    ids = self._tokenise(replace(piece, shortenable=False))
+                laid.append(TokenPiece("words", ids, piece.shortenable))
+            sequences.append([*laid, TokenPiece("words", closing)])
+        found = shorten_evenly(sequences, [one.round for one in beside], room, LEAST_SHOWN)
+        return [token for pieces in found if pieces for piece in pieces for token in piece.ids]

@@ -25,6 +25,7 @@ from autoprompt.models.decoding import Memory, shared
 from autoprompt.models.heads import Head
 from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate, pack
 from autoprompt.models.weights import ResidentWeights
+from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
 
 # Few-shot texts are short, and attention over more costs quadratically; also BERT's own limit.
@@ -73,6 +74,7 @@ class Resident:
         self.hidden_size = int(model.config.hidden_size)
         self.max_length, self.opening = encoder.max_length, encoder.opening
         self.reads_onwards, self.one_token = encoder.reads_onwards, encoder.one_token
+        self.demonstrations_first = encoder.demonstrations_first
         takes = inspect.signature(self._trunk.forward).parameters
         types = int(getattr(model.config, "type_vocab_size", 0) or 0)
         self._segments = "token_type_ids" in takes and types > 1
@@ -91,11 +93,16 @@ class Resident:
         return self._tokenizer
 
     def encode(
-        self, pieces: Sequence[Piece], masks: int = 1, lead: int = 0, reserve: int = 0
+        self,
+        pieces: Sequence[Piece],
+        masks: int = 1,
+        lead: int = 0,
+        reserve: int = 0,
+        beside: Sequence[Demonstration] = (),
     ) -> Encoded:
         """Lay out one rendered prompt with `masks` mask tokens and `lead` soft slots before it, and
-        leave `reserve` positions free."""
-        return self._encoder.encode(pieces, masks, lead, reserve)
+        leave `reserve` positions free; the demonstrations `beside` it get what room there is."""
+        return self._encoder.encode(pieces, masks, lead, reserve, beside)
 
     def encode_plain(self, text: str, text_b: str | None = None, reserve: int = 0) -> Encoded:
         """Lay out one text or a pair without a prompt and leave `reserve` positions free; reads its

@@ -13,6 +13,7 @@ import torch
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.checkpoint import quietly
 from autoprompt.models.device import resolve_device
+from autoprompt.text.tokens import whole_characters
 
 CACHED_TEXTS = 50_000  # 1.5 kB each for the package's encoder
 ROWS = 32
@@ -42,7 +43,8 @@ class SentenceEncoder:
         return found
 
     def _read(self, texts: list[str]) -> dict[str, numpy.ndarray]:
-        ids = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        whole = [whole_characters(text) for text in texts]
+        ids = self._tokenizer(whole, truncation=True, max_length=self._max_length)["input_ids"]
         order = sorted(range(len(texts)), key=lambda index: len(ids[index]))
         found = {}
         for start in range(0, len(order), ROWS):

@@ -184,7 +184,7 @@ def table(ranked_rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, 
             str(one.rank),
             str(one.trial),
             one.state,
-            f"{one.method} (baseline)" if one.baseline else one.method,
+            _method(one),
             spread(one.mean, one.sd),
             figure(one.lower_bound),
             f"{one.blocks} {one.stage}".strip(),
@@ -211,6 +211,16 @@ def words_line(label_words: dict[str, list[str]] | None) -> str:
     """`label=word,word` a label, as `--words` takes them; `;` between, as labels hold spaces."""
     pairs = (label_words or {}).items()
     return "; ".join(f"{' '.join(label.split())}={','.join(words)}" for label, words in pairs)
+
+
+def _method(one: Row) -> str:
+    """The method, and how it shows demonstrations: `in_context 2 filter x4`."""
+    name = one.method
+    if count := one.settings.get("demonstrations", 0):
+        policy = one.settings.get("demonstration_policy", "random")
+        samples = one.settings.get("demonstration_samples", 1)
+        name += f" ({count} {policy}" + (f" x{samples})" if samples > 1 else ")")
+    return f"{name} (baseline)" if one.baseline else name
 
 
 def _figures(one: Row) -> str:

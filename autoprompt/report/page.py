@@ -67,6 +67,9 @@ def render(summary: Summary) -> str:
         summary=summary,
         study=summary.study,
         winner=summary.winner,
+        demonstrations=prompt.demonstrations_line(
+            summary.winner.settings if summary.winner else {}
+        ),
         board=board,
         shown=SHOWN_ROWS,
         words={one.trial: _words(one) for one, _ in board},

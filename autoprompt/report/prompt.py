@@ -4,7 +4,9 @@ itself (checks, filters, tokens) lives in `autoprompt.text`, which a report does
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 YOUR_TEXT = "…your text…"
 YOUR_TEXTS = ("…your first text…", "…your second text…")
@@ -54,6 +56,18 @@ def segments(template: str) -> tuple[Segment, ...]:
 def read_aloud(template: str, answer: str = GAP) -> str:
     """The prompt in one line, with `answer` where the model fills in its word."""
     return "".join(answer if one.kind == "mask" else one.text for one in segments(template))
+
+
+def demonstrations_line(settings: Mapping[str, Any]) -> str:
+    """How many demonstrations stand beside a text and how they are chosen; '' without any."""
+    count = settings.get("demonstrations", 0)
+    if not count:
+        return ""
+    policy = settings.get("demonstration_policy", "random")
+    order = settings.get("demonstration_order", "label")
+    samples = settings.get("demonstration_samples", 1)
+    drawn = "drawn once" if samples == 1 else f"drawn {samples} times, scores averaged"
+    return f"{count} of every class, chosen by {policy}, in {order} order, {drawn}"
 
 
 def _literal(found: list[Segment], text: str) -> None:

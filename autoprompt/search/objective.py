@@ -59,8 +59,9 @@ class Bench:
     confirm_blocks: fresh blocks a finalist should have. startup: seconds from the process's start
     until the model was loaded. slowest: the slowest block of the search so far, baselines apart.
     seconds: wall clock of the last block of every candidate, by digest (a moving guess of what
-    confirming it will cost). pace: seconds a trained row took in the last block that trained,
-    baselines too.
+    confirming it will cost). pace: seconds a trained text took in the last block that trained,
+    baselines too; shown_pace: the most that a block took for each text that an untrained candidate
+    reads for a query with demonstrations.
     parts: blocks drawn so far. guide_template, given_words: the template that proposed words were
     read with, and the words that stood beside them; words: those chosen inside blocks so far, by
     (recipe, stage, index).
@@ -80,6 +81,7 @@ class Bench:
     startup: float = 0.0
     slowest: float = 0.0
     pace: float = 0.0
+    shown_pace: float = 0.0
     guide_template: str = ""
     given_words: tuple[str, ...] = ()
     words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
@@ -121,14 +123,30 @@ class Bench:
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
         self.seconds[candidate.digest] = took
-        if work := _trained_rows(candidate):
+        if work := self._trained_texts(candidate):
             self.pace = took / work
+        elif shown := self._shown_texts(candidate):  # the dearest: answers in hand cost nothing
+            self.shown_pace = max(self.shown_pace, took / shown)
         return found, learner.tokens
 
     def expected(self, candidate: Candidate) -> float:
-        """Seconds a block of the candidate will take: as its last, or by what it trains."""
+        """Seconds a block of the candidate will take: as its last, or by what it must read."""
         known = self.seconds.get(candidate.digest)
-        return self.pace * _trained_rows(candidate) if known is None else known
+        if known is not None:
+            return known
+        work = self._trained_texts(candidate)
+        return self.pace * work if work else self.shown_pace * self._shown_texts(candidate)
+
+    def _trained_texts(self, candidate: Candidate) -> int:
+        """Texts that pass through a training of the model; 0 where none is trained."""
+        steps = candidate.get("steps", candidate.get("prompt_steps", 0))
+        beside = int(candidate.get("demonstrations", 0)) * len(self.task.labels)
+        return int(steps) * int(candidate.get("batch_size", 0)) * (1 + beside)
+
+    def _shown_texts(self, candidate: Candidate) -> int:
+        """Texts that are read for one query with demonstrations; 0 without any."""
+        beside = int(candidate.get("demonstrations", 0)) * len(self.task.labels)
+        return int(candidate.get("demonstration_samples", 1)) * (1 + beside) if beside else 0
 
     def inside(self, candidate: Candidate, part: Block, train: Sequence[Example]) -> Candidate:
         """The candidate as this block may know it: words that were proposed from all rows are
@@ -180,12 +198,6 @@ class Bench:
             baseline=baseline,
             versions=self.versions,
         )
-
-
-def _trained_rows(candidate: Candidate) -> int:
-    """Rows that pass through a training of the model; 0 where none is trained."""
-    steps = candidate.get("steps", candidate.get("prompt_steps", 0))
-    return int(steps) * int(candidate.get("batch_size", 0))
 
 
 def _words(words: str | None) -> dict[str, list[str]] | None:

@@ -18,9 +18,6 @@ from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, Dimension, SpaceError
 from search_spaces.space import Space
 
-#: Dimensions of methods to come: no learner here would heed them.
-NOT_YET = ("demonstrations",)
-
 
 def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
     """Presets merged, a prompt pool's own settings put in, `train.` and `space.` applied. Raises
@@ -28,9 +25,6 @@ def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
     space = Space.merge(*(presets.load(name) for name in settings.presets))
     if pool is not None:
         space = _begun(space, pool, settings)
-    for name in NOT_YET:
-        if name in space.names:
-            raise SpaceError(f"{name}: no method here takes it yet; leave it out of the preset")
     config = settings.config
     fixed = {
         "steps": config.train.steps,
@@ -41,8 +35,6 @@ def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
         if value is not None and name in space.names:
             space = space.override(name, value)
     for name, spec in config.space.items():
-        if name in NOT_YET:
-            raise SpaceError(f"space.{name}: no method here takes it yet; leave it out")
         if name not in ("template", "words"):  # their values are texts: see choices.read_asked
             try:
                 space = space.override(name, spec)

@@ -60,9 +60,14 @@ def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:
     return known
 
 
+def whole_characters(text: str) -> str:
+    """The text with a sign for every half of a character, which no tokenizer accepts."""
+    return _HALF_CHARACTER.sub("\ufffd", text)
+
+
 def _encode(tokenizer: Any, text: str) -> tuple[int, ...]:
     encoded = tokenizer(
-        _HALF_CHARACTER.sub("\ufffd", text),
+        whole_characters(text),
         add_special_tokens=False,
         split_special_tokens=True,
         padding=False,

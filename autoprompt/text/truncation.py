@@ -68,3 +68,40 @@ def _cut(side: Sequence[TokenPiece], count: int) -> tuple[TokenPiece, ...]:
             kept[position] = replace(piece, ids=piece.ids[: len(piece.ids) - taken])
             count -= taken
     return tuple(kept)
+
+
+def shares(lengths: Sequence[int], room: int) -> list[int]:
+    """How many tokens each text keeps of `room` in all: as many as the others, but for a token
+    where it does not come out even, or all it has."""
+    left, kept = room, [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    for done, place in enumerate(order):
+        kept[place] = min(lengths[place], left // (len(lengths) - done))
+        left -= kept[place]
+    return kept
+
+
+def shorten_evenly(
+    sequences: Sequence[Sequence[TokenPiece]], rounds: Sequence[int], room: int, least: int
+) -> list[tuple[TokenPiece, ...] | None]:
+    """Cut all shortenable pieces of the sequences to one length so that they fit `room`.
+
+    Where that would leave less than `least` tokens of a longer piece, the sequences of the highest
+    round are left out (None), then those of the next.
+    """
+    kept = sorted(set(rounds))
+    while kept:
+        chosen = [n for n, one in enumerate(rounds) if one <= kept[-1]]
+        texts = [len(p.ids) for n in chosen for p in sequences[n] if p.shortenable]
+        fixed = sum(len(p.ids) for n in chosen for p in sequences[n] if not p.shortenable)
+        if fixed + sum(min(length, least) for length in texts) <= room:
+            sizes = iter(shares(texts, room - fixed))
+            found: list[tuple[TokenPiece, ...] | None] = [None] * len(sequences)
+            for n in chosen:
+                found[n] = tuple(
+                    replace(p, ids=p.ids[: next(sizes)]) if p.shortenable else p
+                    for p in sequences[n]
+                )
+            return found
+        kept.pop()
+    return [None] * len(sequences)

@@ -13,7 +13,7 @@ import torch
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
-from autoprompt.learners.base import LearnerError
+from autoprompt.learners.base import LearnerError, log_softmax
 from autoprompt.learners.build import CandidateError, build
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.masked import load_masked
@@ -248,3 +248,27 @@ def test_refuse_reads_single_tokens_only(tiny_checkpoint: Callable[..., Path]) -
     strict = Workshop(TASK, folder, "cpu", "fp32", ROWS, multi_token="refuse")
     with pytest.raises(VerbalizerError, match="dullish"):
         build(ZERO_SHOT.replace(words=MULTI.to_json()), TASK, strict)
+
+
+@pytest.mark.parametrize("shown", [{}, {"demonstrations": 1, "demonstration_samples": 2}])
+def test_a_learned_prompts_prior_is_taken_once(workshop: Workshop, shown: dict[str, int]) -> None:
+    """Of its own answers, not of answers that a prior was divided out of already."""
+    plain = ZERO_SHOT.replace(
+        method="prompt_tuning",
+        trainable="prompt",
+        prompt_length=2,
+        prompt_position="front",
+        prompt_init="vocabulary",
+        prompt_learning_rate=1e-2,
+        prompt_steps=3,
+        batch_size=4,
+        **shown,
+    )
+    found = []
+    for candidate in (plain, plain.replace(calibration="prior")):
+        learner = build(candidate, TASK, workshop)
+        learner.fit(ROWS, seed=0)
+        found.append(learner.scores(ROWS))
+    prior = numpy.log(numpy.exp(found[0]).mean(axis=0))
+    assert abs(prior[0] - prior[1]) > 1e-3
+    numpy.testing.assert_allclose(log_softmax(found[0] - prior), found[1], atol=1e-5)

@@ -127,7 +127,7 @@ def test_a_preset_of_ones_own_may_hold_its_templates(
     found = [row for row in toy.board(tmp_path / "run") if not row["baseline"]]
     assert {row["template"] for row in found} == {"{text} so {mask} ."}
     assert {str(row["label_words"]) for row in found} == {"{'bad': ['dull'], 'good': ['brave']}"}
-    mine.write_text('[space]\nmethod = "zero_shot"\ndemonstrations = [0, 4]\n', encoding="utf-8")
+    mine.write_text('[space]\nmethod = "zero_shot"\ndemonstrations = [0, 17]\n', encoding="utf-8")
     said = command("search", toy_data, "--out", tmp_path / "other", "--preset", mine)
     assert said.code == 2
     assert "demonstrations" in said.err

@@ -225,6 +225,26 @@ def test_training_that_cannot_have_a_whole_partition_is_not_begun(
     assert "time" in str(ended[1].error)
 
 
+def test_the_cost_of_showing_is_guessed_from_what_was_shown(
+    make_bench: Callable[..., Bench], tiny_model: Path
+) -> None:
+    """A frozen model trains nothing, yet a block that shows much takes long."""
+    bench = make_bench(model=str(tiny_model))
+    few = Candidate(
+        {"method": "in_context", "trainable": "none", "calibration": "none", "demonstrations": 1}
+        | {"template": "{text} {mask}", "words": '{"bad":["terrible"],"good":["great"]}'}
+    )
+    many = few.replace(demonstrations=4, demonstration_samples=16)
+    assert bench.expected(many) == 0.0  # nothing is known yet
+    bench.run_block(few, bench.block("search", 0))
+    took = bench.seconds[few.digest]
+    assert bench.expected(few) == took
+    assert bench.expected(many) == pytest.approx(took * 16 * (1 + 4 * 2) / (1 + 2))
+    bench.pace = 1.0
+    tuned = many.replace(method="lm_bff", trainable="all", steps=2, batch_size=4)
+    assert bench.expected(tuned) == 2 * 4 * (1 + 4 * 2)
+
+
 def test_zero_shot_answers_do_not_depend_on_what_was_trained_before(
     make_bench: Callable[..., Bench], tiny_model: Path
 ) -> None:

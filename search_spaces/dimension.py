@@ -43,7 +43,7 @@ OPEN = ("template", "words")  # filled from the candidate pools once these are f
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": ("verbalizer", "head"),
     "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
-    "calibration": ("none", "prior"),
+    "calibration": ("none", "prior", "contextual"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),
     "prompt_init": ("random", "vocabulary", "text", "label_words", "pool"),
     "fidelity": ("sane", "reference"),

@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 class Prompted:
     """Zero-shot where `training` is None. Otherwise `tuned` says which weights are trained: `all`
-    (PET, LM-BFF), `bias`, or none; and `method`, if there is one, a prompt beside them or alone.
-
-    `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
-    of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
-    """
+    (PET, LM-BFF), `bias`, or none; and `method`, if there is one, a prompt beside them or alone."""
 
     def __init__(
         self,
@@ -44,30 +40,24 @@ class Prompted:
         words: WordIds,
         *,
         training: Settings | None,
-        prior: bool,
         tuned: str = "",
         method: Method | None = None,
     ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
         self._words, self._answers = words, Answers(words, workshop.backbone.device)
-        self._training, self._calibrated = training, prior
-        self._tuned, self._method = tuned, method
+        self._training, self._tuned, self._method = training, tuned, method
         self._placed = Placed(template) if method is None else method.place(template)
         self._prompt: Prompt | Fitted | None = None
-        self._log_prior = numpy.zeros(len(task.labels))
         self._generation: int | None = None  # of the backbone's weights, where they are ours
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
-        """Train where there is something to train, then take the prior from the same texts and the
-        workshop's unlabelled ones."""
-        self._log_prior = numpy.zeros(len(self._task.labels))
+        """Train where there is something to train."""
         if self.rides:
             ride = self.ride(examples, seed=seed, deadline=deadline)
             ride_alone(ride, self._workshop.backbone)
         elif self._training is not None:
             self._train(examples, self._training, seed, deadline)
-        self._arrived(examples)
 
     @property
     def rides(self) -> bool:
@@ -79,14 +69,12 @@ class Prompted:
         """Its training as a ride of the stack; it is fitted when that has ended without an error.
         Only where `rides`."""
         assert self._training is not None, "nothing to train"
-        self._log_prior = numpy.zeros(len(self._task.labels))
         self._workshop.backbone.weights.reset()
         prompt = self.start(seed)
         self._prompt = prompt
 
         def arrive() -> None:
             self._prompt = prompt.finish()
-            self._arrived(examples)
 
         return Ride(
             self._asked(examples, self._rows(examples)),
@@ -95,12 +83,6 @@ class Prompted:
             deadline,
             arrive,
         )
-
-    def _arrived(self, examples: Sequence[Example]) -> None:
-        """What follows training: the prior."""
-        if self._calibrated:
-            log_probs = self.scores([*examples, *self._workshop.unlabeled])  # [N + U, C]
-            self._log_prior = numpy.log(numpy.exp(log_probs).mean(axis=0) + 1e-12)
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
@@ -116,10 +98,10 @@ class Prompted:
             states = {k: read(backbone, encoded, self._states) for k, encoded in rows.items()}
             self.tokens += sum(len(row.ids) for encoded in rows.values() for row in encoded)
         found = self._answers.scores_in_chunks(backbone, states)
-        return log_softmax(log_softmax(found.numpy()) - self._log_prior)
+        return log_softmax(found.numpy())
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Write what training changed; return the calibration prior."""
+        """Write what training changed."""
         from safetensors.torch import save_file
 
         if self._training is not None:
@@ -129,8 +111,7 @@ class Prompted:
                 files[SOFT_PROMPT] = self._fitted().tensors()
             for name, tensors in files.items():
                 save_file({k: t.contiguous() for k, t in tensors.items()}, directory / name)
-        prior = numpy.exp(self._log_prior).tolist() if self._calibrated else None
-        return {"calibration_prior": prior}
+        return {}
 
     def load(self, directory: Path, saved: Mapping[str, Any]) -> None:
         """Become the learner that `save` wrote."""
@@ -142,8 +123,6 @@ class Prompted:
         if self._tuned:
             backbone.weights.apply_changes(load_file(directory / WEIGHTS))
             self._generation = backbone.weights.generation
-        if self._calibrated:
-            self._log_prior = numpy.log(numpy.asarray(saved["calibration_prior"], dtype=float))
 
     def _train(
         self, examples: Sequence[Example], settings: Settings, seed: int, deadline: float | None

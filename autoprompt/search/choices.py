@@ -17,6 +17,7 @@ import numpy as np
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import build
+from autoprompt.learners.calibration import log_mean
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.proposing import check_generator, propose
 from autoprompt.text import manual
@@ -304,7 +305,7 @@ def _zero_shot_fit(
     learner = build(Candidate(values), task, workshop)
     learner.fit(rows, seed=0)
     scores = learner.scores(rows)  # [N, C] log-probabilities
-    calibrated = log_softmax(scores - np.log(np.exp(scores).mean(axis=0) + 1e-12))
+    calibrated = log_softmax(scores - log_mean(scores))
     return float(calibrated[np.arange(len(rows)), task.label_ids(rows)].mean())
 
 

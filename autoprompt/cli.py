@@ -226,6 +226,18 @@ def predict(
 
 
 @app.command()
+def templates(
+    kind: Annotated[str | None, typer.Option(help="single or pair (both).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The literature's manual templates and label words, by the names that search takes."""
+    from autoprompt.terminal import published_documents, published_lines
+
+    documents = published_documents(kind)
+    _print_document(documents, as_json, published_lines(documents))
+
+
+@app.command()
 def config(
     schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of all keys.")] = False,
 ) -> None:
@@ -317,6 +329,7 @@ def spread_values(arguments: list[str]) -> list[str]:
     Click's options take one value; what follows is moved only when it cannot be DATA or key=value.
     """
     from autoprompt.config import SECTIONS
+    from autoprompt.text.published import is_name
 
     def is_key(value: str) -> bool:
         key, equals, _ = value.partition("=")
@@ -326,9 +339,9 @@ def spread_values(arguments: list[str]) -> list[str]:
     def belongs(option: str, value: str) -> bool:
         if option == "--template":
             masked = "{mask}" in value or "*mask*" in value or '{"mask"}' in value
-            return masked and not is_key(value)
+            return (masked and not is_key(value)) or value.startswith("pet:") or is_name(value)
         if option == "--words":
-            return "=" in value and not is_key(value)
+            return ("=" in value and not is_key(value)) or is_name(value)
         return value.endswith(".toml") or value.isidentifier()
 
     spread: list[str] = []

@@ -20,7 +20,7 @@ from autoprompt.learners.workshop import Workshop
 from autoprompt.models.device import resolve_device, resolve_precision
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import located
-from autoprompt.text import manual
+from autoprompt.text import manual, published
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots
 from autoprompt.text.template import TemplateError, check_template
@@ -149,7 +149,8 @@ def _own_words(task: PoolTask, text: str) -> Verbalizer | None:
     if not parts:
         return None
     try:
-        found = parse_words(parts, task.task.labels)
+        labels = task.task.labels
+        found = parse_words(published.spell_out(parts, labels), labels)
     except VerbalizerError as error:
         raise VerbalizerError(f"DATA {task.source}: {error}") from error
     if len(found) > 1:

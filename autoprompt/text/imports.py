@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from autoprompt.text import published
 from autoprompt.text.template import (
     Filter,
     Part,
@@ -45,7 +46,13 @@ _BAR = re.compile(r"(?<!\S)\|(?!\S)")
 
 def read_template(source: str) -> Template:
     """Read a native template, or one of LM-BFF (``*cls**sent_0*...``), PET (``pet:a It was M .``)
-    or OpenPrompt (``{"mask"}``)."""
+    or OpenPrompt (``{"mask"}``), or the published one of a name (``lmbff:sst2``)."""
+    if published.is_name(source):
+        found = published.find(source, _name_error)
+        if len(found) > 1:
+            known = ", ".join(one.name for one in found)
+            raise _name_error(f"{source!r} names {len(found)} templates; choose one of {known}")
+        return read_template(found[0].template)
     if source.lstrip().startswith(PET):
         return from_pet(source)
     if looks_like_lm_bff(source):
@@ -53,6 +60,14 @@ def read_template(source: str) -> Template:
     if looks_like_openprompt(source):
         return from_openprompt(source)
     return parse(source)
+
+
+def read_templates(source: str) -> tuple[Template, ...]:
+    """The same, all of them where a name has several published templates."""
+    if not published.is_name(source):
+        return (read_template(source),)
+    found = published.find(source, _name_error)
+    return tuple(read_template(one.template) for one in found)
 
 
 def looks_like_lm_bff(source: str) -> bool:
@@ -268,3 +283,7 @@ def _checked(origin: str, source: str, parts: list[Part]) -> Template:
 
 def _error(origin: str, source: str, problem: str, fix: str) -> TemplateError:
     return TemplateError(f"template: the {origin} template {source!r} {problem}; {fix}")
+
+
+def _name_error(problem: str) -> TemplateError:
+    return TemplateError(f"template: {problem}")

@@ -199,6 +199,26 @@ def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:
     return tuple(found) or (Verbalizer(tuple((label, (label.strip(),)) for label in labels)),)
 
 
+def plain_name(label: str) -> str:
+    """A label's name in lower case, its words apart: ``not_entailment`` is "not entailment"."""
+    return " ".join(_split(label)).lower()
+
+
+def natural_name(label: str) -> str:
+    """The same with abbreviations written out: ``ABBR`` is "expression"."""
+    return " ".join(_written_out(plain_name(label).split()))
+
+
+def meaning(label: str) -> str:
+    """What a label says in its label set, as far as that is known: the same for ``pos`` and
+    ``positive``; "" where it is not."""
+    name = plain_name(label)
+    for number, table in enumerate((_POLARITY, _INFERENCE, _AGREEMENT, _ACCEPTABILITY)):
+        if name in table:
+            return f"{number} {table[name]}"
+    return ""
+
+
 def _split(label: str) -> list[str]:
     """The words of a name: ``Sci/Tech``, ``not_entailment``, ``NaturalPlace``, ``card-lost``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
@@ -209,7 +229,7 @@ def _split(label: str) -> list[str]:
 def _by_meaning(
     labels: Sequence[str], split: Mapping[str, list[str]]
 ) -> list[dict[str, tuple[str, ...]]]:
-    names = {label: " ".join(split[label]).lower() for label in labels}
+    names = {label: plain_name(label) for label in labels}
     guesses: list[_Words] = []
     table: Mapping[str, str] = {}
     for meaning, answers in (

@@ -100,7 +100,7 @@ def measure(data: Path, name: str, seeds: int) -> Iterator[dict[str, Any]]:
             scores["batch of 16"] = by_batch(plain, SMALL_BATCH)
             scores["batch of all"] = by_batch(plain, len(plain))
             found = {rule: float((s.argmax(1) == gold).mean()) for rule, s in scores.items()}
-            yield {"set": name, "template": template, "seed": seed, "strength": strength} | found
+            yield {"set": name, "template": template, "seed": seed, "power": strength} | found
 
 
 def page(rows: list[dict[str, Any]], seeds: int, seconds: float) -> str:

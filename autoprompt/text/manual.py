@@ -199,24 +199,19 @@ def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:
     return tuple(found) or (Verbalizer(tuple((label, (label.strip(),)) for label in labels)),)
 
 
-def plain_name(label: str) -> str:
-    """A label's name in lower case, its words apart: ``not_entailment`` is "not entailment"."""
+def readings(label: str) -> tuple[frozenset[str], ...]:
+    """What tells that two label names mean the same, the surest first: the name in lower case, its
+    words apart; with abbreviations written out (``ABBR`` is "expression"); and what it says in a
+    label set of known meaning (``pos`` and ``positive`` the same). Empty where nothing is known."""
+    name = _plain(label)
+    tables = (_POLARITY, _INFERENCE, _AGREEMENT, _ACCEPTABILITY)
+    senses = {f"{n} {table[name]}" for n, table in enumerate(tables) if name in table}
+    written_out = " ".join(_written_out(name.split()))
+    return frozenset({name}), frozenset({written_out}), frozenset(senses)
+
+
+def _plain(label: str) -> str:
     return " ".join(_split(label)).lower()
-
-
-def natural_name(label: str) -> str:
-    """The same with abbreviations written out: ``ABBR`` is "expression"."""
-    return " ".join(_written_out(plain_name(label).split()))
-
-
-def meaning(label: str) -> str:
-    """What a label says in its label set, as far as that is known: the same for ``pos`` and
-    ``positive``; "" where it is not."""
-    name = plain_name(label)
-    for number, table in enumerate((_POLARITY, _INFERENCE, _AGREEMENT, _ACCEPTABILITY)):
-        if name in table:
-            return f"{number} {table[name]}"
-    return ""
 
 
 def _split(label: str) -> list[str]:
@@ -229,7 +224,7 @@ def _split(label: str) -> list[str]:
 def _by_meaning(
     labels: Sequence[str], split: Mapping[str, list[str]]
 ) -> list[dict[str, tuple[str, ...]]]:
-    names = {label: plain_name(label) for label in labels}
+    names = {label: _plain(label) for label in labels}
     guesses: list[_Words] = []
     table: Mapping[str, str] = {}
     for meaning, answers in (

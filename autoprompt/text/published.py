@@ -120,10 +120,9 @@ def _same(label: str, words: Iterable[tuple[str, str]]) -> str | None:
     """
     if not any(character.isalpha() for character in label):
         return None
-    for read in (manual.plain_name, manual.natural_name, manual.meaning):
-        mine = read(label)
+    for level, mine in enumerate(manual.readings(label)):
         for place in (0, 1):
-            fitting = [pair[0] for pair in words if mine and read(pair[place]) == mine]
+            fitting = [pair[0] for pair in words if mine & manual.readings(pair[place])[level]]
             if len(fitting) == 1:
                 return fitting[0]
     return None

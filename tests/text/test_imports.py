@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprompt.text.imports import read_template
-from autoprompt.text.template import TemplateError, parse
+from autoprompt.text.template import TemplateError, check_template, parse
 
 
 # hard_prompts.md section 3: the manual templates of LM-BFF, and a few of its generated ones
@@ -193,6 +193,39 @@ def test_a_pet_pattern_says_what_its_parts_say(
     kinds = {"text": "a", "text_b": "b", "mask": "M"}
     assert [kinds.get(part.kind, part.literal) for part in template.parts] == written
     assert all(part.space_before for part in template.parts)
+
+
+PIECES = {
+    '{"placeholder":"text_a"}': "{text}",
+    "{'placeholder': 'text_b', 'shortenable': True}": "{text_b}",
+    '{"mask"}': "{mask}",
+    '{"soft": None, "duplicate": 3}': "{soft:3}",
+    "{'soft'}": "{soft:1}",
+    '{"text": "it was"}': "it was",
+    '{"placeholder":"text_a", "post_processing": lambda s: s.rstrip(string.punctuation)}': (
+        "{text|strip_final_punctuation}"
+    ),
+}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(PIECES)), st.sampled_from(["", " ", " so ", "!", ", "])),
+        max_size=5,
+    )
+)
+def test_openprompt_pieces_mean_what_ours_do_in_any_order(chosen: list[tuple[str, str]]) -> None:
+    """A template that ours could not be is refused, in their language too."""
+    source = '{"mask"}' + "".join(piece + literal for piece, literal in chosen)
+    native = "{mask}" + "".join(PIECES[piece] + literal for piece, literal in chosen)
+    kind = "pair" if "{text_b}" in native else "single"
+    try:
+        check_template(parse(native), kind)
+    except TemplateError:
+        with pytest.raises(TemplateError):
+            read_template(source)
+    else:
+        assert read_template(source) == parse(native)
 
 
 @given(

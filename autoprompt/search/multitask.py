@@ -155,7 +155,7 @@ def _own_words(task: PoolTask, text: str) -> Verbalizer | None:
         raise VerbalizerError(f"DATA {task.source}: {error}") from error
     if len(found) > 1:
         raise VerbalizerError(
-            f"DATA {task.source}: words: {text!r} names a label twice; give each label once"
+            f"DATA {task.source}: words: {text!r} is {len(found)} sets of words; give one"
         )
     return found[0]
 

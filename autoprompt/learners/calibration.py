@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -19,6 +20,9 @@ from autoprompt.data.task import Example
 from autoprompt.learners.base import Learner, log_softmax
 from autoprompt.text.template import Piece, Template
 from autoprompt.text.tokens import tokenize_piece
+
+if TYPE_CHECKING:
+    from autoprompt.learners.stack import Ride
 
 #: Inputs without content (Zhao et al. 2021, section 5).
 CONTENT_FREE = ("N/A", "[MASK]", "")
@@ -45,6 +49,29 @@ class Calibrated:
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Fit the learner, then take the bias of what it has become."""
         self._learner.fit(examples, seed=seed, deadline=deadline)
+        self._arrived(examples)
+
+    @property
+    def rides(self) -> bool:
+        """Whether the learner's training can share a pass through the model with others."""
+        from autoprompt.learners.prompted import Prompted
+
+        return isinstance(self._learner, Prompted) and self._learner.rides
+
+    def ride(self, examples: Sequence[Example], *, seed: int, deadline: float | None) -> Ride:
+        """The learner's ride, at whose end the bias is taken too. Only where `rides`."""
+        from autoprompt.learners.prompted import Prompted
+
+        assert isinstance(self._learner, Prompted), "ask `rides` first"
+        ride = self._learner.ride(examples, seed=seed, deadline=deadline)
+
+        def arrive() -> None:
+            ride.arrive()
+            self._arrived(examples)
+
+        return replace(ride, arrive=arrive)
+
+    def _arrived(self, examples: Sequence[Example]) -> None:
         self._log_prior = log_mean(self._learner.scores(self._neutral(examples)))
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:

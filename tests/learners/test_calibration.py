@@ -12,7 +12,8 @@ import pytest
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import CALIBRATIONS, CandidateError, build
-from autoprompt.learners.calibration import content_free, log_mean
+from autoprompt.learners.calibration import Calibrated, content_free, log_mean
+from autoprompt.learners.stack import ride_alone
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text.template import parse
 from autoprompt.text.verbalizer import Verbalizer
@@ -130,6 +131,25 @@ def test_what_was_trained_is_calibrated_after_it(
     expected = divided(plain.scores(ROWS), plain.scores(inputs))
     calibrated = fitted(asked.replace(calibration="contextual"), SINGLE, workshop, ROWS)
     numpy.testing.assert_allclose(numpy.exp(calibrated.scores(ROWS)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("calibration", ["prior", "contextual"])
+def test_a_fit_in_the_running_batch_is_calibrated_at_its_end(
+    workshop: Workshop, calibration: str
+) -> None:
+    values = {"method": "prompt_tuning", "trainable": "prompt", "prompt_steps": 3, "batch_size": 2}
+    values |= {"prompt_length": 2, "prompt_position": "front", "prompt_init": "vocabulary"}
+    asked = zero_shot("{text} It was {mask}.", calibration).replace(
+        prompt_learning_rate=1e-2, **values
+    )
+    alone, riding = fitted(asked, SINGLE, workshop, ROWS), build(asked, SINGLE, workshop)
+    assert isinstance(riding, Calibrated)
+    assert riding.rides
+    ride_alone(riding.ride(ROWS, seed=0, deadline=None), workshop.backbone)
+    numpy.testing.assert_allclose(riding.scores(ROWS), alone.scores(ROWS), atol=1e-9)
+    untrained = build(zero_shot("{text} It was {mask}.", calibration), SINGLE, workshop)
+    assert isinstance(untrained, Calibrated)
+    assert not untrained.rides
 
 
 def test_inputs_without_content_are_what_the_vocabulary_can_write() -> None:

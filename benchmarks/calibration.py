@@ -108,9 +108,13 @@ def page(rows: list[dict[str, Any]], seeds: int, seconds: float) -> str:
         "# Calibration of zero-shot answers",
         "",
         f"Built-in model, {SHOTS} rows a class, {seeds} draws, all manual templates, first "
-        f"{TEST_ROWS} test rows. Accuracy, mean over templates and draws ± standard deviation over "
-        "templates (each averaged over its draws); in brackets the largest standard deviation over "
-        "draws that a template has.",
+        f"{TEST_ROWS} test rows (cb has 56). Accuracy, mean over templates and draws ± standard "
+        "deviation over templates (each averaged over its draws); in brackets the largest standard "
+        "deviation over draws that a template has.",
+        "",
+        "`strength` (a power of the prior, fitted to the labels) and `batch` (the mean over the "
+        "test rows that are scored together: no rule for single texts) are no options of a search; "
+        "see the script's head.",
         "",
         "| set | " + " | ".join(RULES) + " |",
         "|---|" + "---|" * len(RULES),
@@ -126,7 +130,7 @@ def page(rows: list[dict[str, Any]], seeds: int, seconds: float) -> str:
             over = [float(numpy.mean(found)) for found in by_template.values()]
             drawn = max(float(numpy.std(found)) for found in by_template.values())
             means[rule].append(float(numpy.mean(over)))
-            shown = f" ({drawn:.3f})" if drawn > 0 else ""
+            shown = f" ({drawn:.3f})" if drawn >= 0.0005 else ""
             cells.append(f"{means[rule][-1]:.3f} ± {numpy.std(over):.3f}{shown}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     average = [f"{numpy.mean(means[rule]):.3f}" for rule in RULES]

@@ -228,6 +228,18 @@ def predict(
 
 
 @app.command()
+def templates(
+    kind: Annotated[str | None, typer.Option(help="single or pair (both).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The literature's manual templates and label words, by the names that search takes."""
+    from autoprompt.terminal import published_documents, published_lines
+
+    documents = published_documents(kind)
+    _print_document(documents, as_json, published_lines(documents))
+
+
+@app.command()
 def config(
     schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of all keys.")] = False,
 ) -> None:
@@ -320,6 +332,7 @@ def spread_values(arguments: list[str]) -> list[str]:
     An empty text is no DATA: in `pool train` it stands for the usual template or words.
     """
     from autoprompt.config import SECTIONS
+    from autoprompt.text.published import is_name
 
     def is_key(value: str) -> bool:
         key, equals, _ = value.partition("=")
@@ -329,9 +342,11 @@ def spread_values(arguments: list[str]) -> list[str]:
     def belongs(option: str, value: str) -> bool:
         if option == "--template":
             masked = "{mask}" in value or "*mask*" in value or '{"mask"}' in value
-            return not value or (masked and not is_key(value))
+            named = value.startswith("pet:") or is_name(value)
+            return not value or named or (masked and not is_key(value))
         if option == "--words":
-            return not value or ("=" in value and not is_key(value) and not os.path.isfile(value))
+            is_pair = "=" in value and not is_key(value) and not os.path.isfile(value)
+            return not value or is_name(value) or is_pair
         return value.endswith(".toml") or value.isidentifier()
 
     spread: list[str] = []

@@ -307,6 +307,38 @@ def test_lines(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+def published_documents(kind: str | None) -> list[dict[str, Any]]:
+    """The literature's prompts of a kind of tasks, of both where there is none."""
+    from autoprompt.plugins import UnknownName
+    from autoprompt.text.imports import read_template
+    from autoprompt.text.published import prompts
+
+    if kind not in (None, "single", "pair"):
+        raise UnknownName(f"--kind {kind}: no such kind of tasks; write single or pair")
+    return [
+        {
+            "name": one.name,
+            "kind": one.kind,
+            "template": str(read_template(one.template)),
+            "published": one.template,
+            "words": {label: [word] for label, word in one.words},
+            "source": one.source,
+        }
+        for one in prompts()
+        if kind in (None, one.kind)
+    ]
+
+
+def published_lines(documents: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a prompt: its name, its kind, its template and its label words."""
+    width = max(len(one["name"]) for one in documents)
+    return [
+        f"{one['name']:<{width}}  {one['kind']:<6}  {one['template'].strip()}  "
+        f"[{words_line(one['words'])}]"
+        for one in documents
+    ]
+
+
 def model_lines() -> list[str]:
     from autoprompt.models.builtin import builtin_info
 

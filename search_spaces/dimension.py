@@ -46,7 +46,7 @@ OPEN = ("template", "words")  # filled from the candidate pools once these are f
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": ("verbalizer", "head"),
     "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
-    "calibration": ("none", "prior"),
+    "calibration": ("none", "prior", "contextual"),
     "demonstration_policy": ("random", "filter", "nearest", "diverse"),
     "demonstration_order": ("label", "nearest", "random"),
     "prompt_position": ("front", "after_bos", "before_cue", "end", "split"),

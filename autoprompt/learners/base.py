@@ -24,7 +24,9 @@ class LearnerError(RuntimeError):
 class Learner(Protocol):
     """Fitted to labelled examples, gives every label a log-probability."""
 
-    tokens: int  # processed so far, in fits and scores
+    @property
+    def tokens(self) -> int:
+        """Processed so far, in fits and scores."""
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Learn from scratch. `TimeoutError` between steps once `time.monotonic()` is past

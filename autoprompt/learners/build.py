@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from autoprompt import plugins
@@ -12,7 +12,7 @@ from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
 from autoprompt.text.demonstrations import ORDERS, POLICIES, Showing
 from autoprompt.text.placement import slots
-from autoprompt.text.template import TemplateError, check_template, parse
+from autoprompt.text.template import Template, TemplateError, check_template, parse
 from autoprompt.text.verbalizer import Verbalizer, check_words
 from search_spaces.candidate import Candidate
 
@@ -32,6 +32,7 @@ PROMPT_METHODS = (
 )
 TRAINABLE = ("none", "verbalizer", "prompt", "bias", "all")
 READOUTS = ("verbalizer", "head")
+CALIBRATIONS = ("none", "prior", "contextual")
 BASELINES = ("majority", "tfidf", "tfidf_nb", "embeddings", "zero_shot", "fine_tuning")
 # Fine-tuning's fixed settings as a baseline, chosen on mr, subj and snips at 16 rows per class.
 FINE_TUNING = {
@@ -204,14 +205,12 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         raise CandidateError(
             f"trainable: {trainable!r} is unknown; choose one of {', '.join(TRAINABLE)}"
         )
-    calibration = candidate.get("calibration", "none")
-    if calibration not in ("none", "prior"):
-        raise CandidateError(f"calibration: {calibration!r} is unknown; choose none or prior")
+    calibrate = _calibration(candidate, task, workshop, template)
     if trainable == "verbalizer":
         from autoprompt.learners.soft_verbalizer import SoftVerbalizer
 
         shrinkage = float(_value(candidate, "shrinkage"))
-        return SoftVerbalizer(task, workshop, template, words, shrinkage=shrinkage)
+        return calibrate(SoftVerbalizer(task, workshop, template, words, shrinkage=shrinkage))
     from autoprompt.learners.demonstrations import Demonstrations
     from autoprompt.learners.prompted import Prompted
 
@@ -234,20 +233,49 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
             f"train; use words instead, or one of {', '.join(LEARNED_PROMPTS)}"
         )
     training = None if trainable == "none" else _settings(candidate)
+    tuned = str(trainable) if trainable in ("bias", "all") else ""
     shown = showing(candidate)
-    return Prompted(
-        task,
-        workshop,
-        template,
-        words,
-        training=training,
-        prior=calibration == "prior",
-        tuned=str(trainable) if trainable in ("bias", "all") else "",
-        method=method,
-        demonstrations=(
-            None if shown is None else Demonstrations(shown, task, workshop, template, verbalizer)
-        ),
+    return calibrate(
+        Prompted(
+            task,
+            workshop,
+            template,
+            words,
+            training=training,
+            tuned=tuned,
+            method=method,
+            demonstrations=(
+                None
+                if shown is None
+                else Demonstrations(shown, task, workshop, template, verbalizer)
+            ),
+        )
     )
+
+
+def _calibration(
+    candidate: Candidate, task: Task, workshop: Workshop, template: Template
+) -> Callable[[Learner], Learner]:
+    """What a candidate puts around its learner."""
+    name = candidate.get("calibration", "none")
+    if name not in CALIBRATIONS:
+        raise CandidateError(
+            f"calibration: {name!r} is unknown; choose one of {', '.join(CALIBRATIONS)}"
+        )
+    if name == "none":
+        return lambda learner: learner
+    from autoprompt.learners.calibration import Calibrated, content_free
+
+    if name == "prior":
+        return lambda learner: Calibrated(learner, lambda rows: [*rows, *workshop.unlabeled])
+    backbone = workshop.backbone
+    texts = content_free(template, backbone.tokenizer, task.kind, onwards=backbone.reads_onwards)
+    if not texts:
+        raise CandidateError(
+            f"calibration: 'contextual' has no input for the template {str(template)!r}, which "
+            "has no words of its own, with this vocabulary; give it words, or use prior"
+        )
+    return lambda learner: Calibrated(learner, lambda rows: texts)
 
 
 def _settings(candidate: Candidate) -> Settings:

@@ -33,8 +33,6 @@ class Prompted:
     """Zero-shot where `training` is None. Otherwise `tuned` says which weights are trained: `all`
     (PET, LM-BFF), `bias`, or none; and `method`, if there is one, a prompt beside them or alone.
 
-    `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
-    of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
     `demonstrations` stand beside every query, drawn anew whenever training meets it; at prediction
     the class scores of its samples are averaged (LM-BFF, section 6).
     """
@@ -47,7 +45,6 @@ class Prompted:
         words: WordIds,
         *,
         training: Settings | None,
-        prior: bool,
         tuned: str = "",
         method: Method | None = None,
         demonstrations: Demonstrations | None = None,
@@ -55,16 +52,14 @@ class Prompted:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
         self._words, self._answers = words, Answers(words, workshop.backbone.device)
-        self._training, self._calibrated = training, prior
-        self._tuned, self._method, self._demonstrations = tuned, method, demonstrations
+        self._training, self._tuned, self._method = training, tuned, method
+        self._demonstrations = demonstrations
         self._placed = Placed(template) if method is None else method.place(template)
         self._prompt: Prompt | Fitted | None = None
-        self._log_prior = numpy.zeros(len(task.labels))
         self._generation: int | None = None  # of the backbone's weights, where they are ours
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
-        """Train where there is something to train, then take the prior from the same texts and the
-        workshop's unlabelled ones."""
+        """Train where there is something to train."""
         if self.rides:
             ride = self.ride(examples, seed=seed, deadline=deadline)
             ride_alone(ride, self._workshop.backbone)
@@ -72,7 +67,6 @@ class Prompted:
         self._depart(examples, seed)
         if self._training is not None:
             self._train(examples, self._training, seed, deadline)
-        self._arrived(examples)
 
     @property
     def rides(self) -> bool:
@@ -92,7 +86,6 @@ class Prompted:
 
         def arrive() -> None:
             self._prompt = prompt.finish()
-            self._arrived(examples)
 
         return Ride(
             self._asked(met, rows),
@@ -103,16 +96,9 @@ class Prompted:
         )
 
     def _depart(self, examples: Sequence[Example], seed: int) -> None:
-        """What comes before training: no prior yet, and the rows to show."""
-        self._log_prior = numpy.zeros(len(self._task.labels))
+        """What comes before training: the rows to show."""
         if self._demonstrations is not None:
             self._demonstrations.fit(examples, seed)
-
-    def _arrived(self, examples: Sequence[Example]) -> None:
-        """What follows training: the prior."""
-        if self._calibrated:
-            log_probs = self.scores([*examples, *self._workshop.unlabeled])  # [N + U, C]
-            self._log_prior = numpy.log(numpy.exp(log_probs).mean(axis=0) + 1e-12)
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
@@ -132,10 +118,10 @@ class Prompted:
                 self.tokens += count
         found = self._answers.scores_in_chunks(backbone, states).numpy()
         found = found.reshape(-1, len(examples), found.shape[1]).mean(axis=0)  # over samples
-        return log_softmax(log_softmax(found) - self._log_prior)
+        return log_softmax(found)
 
     def save(self, directory: Path) -> dict[str, Any]:
-        """Write what training changed; return the calibration prior."""
+        """Write what training changed."""
         from safetensors.torch import save_file
 
         if self._demonstrations is not None:
@@ -147,8 +133,7 @@ class Prompted:
                 files[SOFT_PROMPT] = self._fitted().tensors()
             for name, tensors in files.items():
                 save_file({k: t.contiguous() for k, t in tensors.items()}, directory / name)
-        prior = numpy.exp(self._log_prior).tolist() if self._calibrated else None
-        return {"calibration_prior": prior}
+        return {}
 
     def load(self, directory: Path, saved: Mapping[str, Any]) -> None:
         """Become the learner that `save` wrote."""
@@ -162,8 +147,6 @@ class Prompted:
         if self._tuned:
             backbone.weights.apply_changes(load_file(directory / WEIGHTS))
             self._generation = backbone.weights.generation
-        if self._calibrated:
-            self._log_prior = numpy.log(numpy.asarray(saved["calibration_prior"], dtype=float))
 
     def _train(
         self, examples: Sequence[Example], settings: Settings, seed: int, deadline: float | None

@@ -17,11 +17,12 @@ import numpy as np
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import build
+from autoprompt.learners.calibration import log_mean
 from autoprompt.learners.probe import room_for_text
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.proposing import check_generator, propose
-from autoprompt.text import manual
-from autoprompt.text.imports import read_template
+from autoprompt.text import manual, published
+from autoprompt.text.imports import read_template, read_templates
 from autoprompt.text.placement import slots, without_slots
 from autoprompt.text.template import TemplateError, check_template, ends_with_mask
 from autoprompt.text.verbalizer import (
@@ -97,8 +98,8 @@ def read_asked(
         for text in _strings("space.words", space["words"], VerbalizerError):
             own_words += split_words(text, task.labels)
     parsed = []
-    for source in own_templates:
-        template = read_template(source)
+    read = [(source, template) for source in own_templates for template in read_templates(source)]
+    for source, template in read:
         check_template(template, task.kind)
         if slotless and slots(template):
             raise TemplateError(
@@ -106,7 +107,7 @@ def read_asked(
                 "it out, or search with --preset prompt_tuning or p_tuning alone"
             )
         parsed.append(str(template))
-    verbalizers = parse_words(own_words, task.labels) if own_words else ()
+    verbalizers = parse_words(published.spell_out(own_words, task.labels), task.labels)
     return Asked(tuple(dict.fromkeys(parsed)), verbalizers, only_templates, only_words)
 
 
@@ -313,7 +314,7 @@ def _zero_shot_fit(
     learner = build(Candidate(values), task, workshop)
     learner.fit(rows, seed=0)
     scores = learner.scores(rows)  # [N, C] log-probabilities
-    calibrated = log_softmax(scores - np.log(np.exp(scores).mean(axis=0) + 1e-12))
+    calibrated = log_softmax(scores - log_mean(scores))
     return float(calibrated[np.arange(len(rows)), task.label_ids(rows)].mean())
 
 

@@ -24,7 +24,7 @@ from autoprompt.models.device import resolve_device, resolve_precision
 from autoprompt.models.inputs import InputError
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import located
-from autoprompt.text import manual
+from autoprompt.text import manual, published
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots
 from autoprompt.text.template import TemplateError, check_template
@@ -161,12 +161,13 @@ def _own_words(task: PoolTask, text: str) -> Verbalizer | None:
     if not parts:
         return None
     try:
-        found = parse_words(parts, task.task.labels)
+        labels = task.task.labels
+        found = parse_words(published.spell_out(parts, labels), labels)
     except VerbalizerError as error:
         raise VerbalizerError(f"DATA {task.source}: {error}{_ALL_LABELS}") from error
     if len(found) > 1:
         raise VerbalizerError(
-            f"DATA {task.source}: words: {text!r} names a label twice; give each label once"
+            f"DATA {task.source}: words: {text!r} is {len(found)} sets of words; give one"
         )
     return found[0]
 

@@ -1,9 +1,11 @@
-"""Templates of LM-BFF and OpenPrompt read into ours. Reads strings only: nothing is evaluated."""
+"""Templates of LM-BFF, PET and OpenPrompt read into ours. Reads strings: nothing is evaluated."""
 
 from __future__ import annotations
 
 import re
+from typing import NoReturn
 
+from autoprompt.text import published
 from autoprompt.text.template import (
     Filter,
     Part,
@@ -27,15 +29,45 @@ _TOKEN = re.compile(
 _CONSTANTS = {"None": None, "True": True, "False": False}
 _END_TOKENS = ("sep", "eos", "/s")
 _BEGIN_TOKENS = ("cls", "bos", "s")
+#: What of OpenPrompt's language has no counterpart, and what to write in its place.
+_NO_COUNTERPART = {
+    "meta": "a field of the data set; write {'placeholder': 'text_a'} or 'text_b'",
+    "shortenable": "here texts alone are shortened, all of them; leave it out",
+    "post_processing": "only stripping final punctuation is read; write it as a filter, {text|...}",
+    "soft": "words that soft tokens begin with, which no template gives here; write {'soft'}",
+    "soft_id": "soft tokens that share a vector; write {'soft'}",
+    "same": "soft tokens that share a vector; write {'soft', 'duplicate': N}",
+    "duplicate": "a number from 1 of 'soft'; write {'soft', 'duplicate': N}",
+    "placeholder": "neither text_a nor text_b; write one of them",
+}
+PET = "pet:"
+_BAR = re.compile(r"(?<!\S)\|(?!\S)")
 
 
 def read_template(source: str) -> Template:
-    """Read a native, LM-BFF (``*cls**sent_0*...``) or OpenPrompt (``{"mask"}``) template."""
+    """Read a native template, or one of LM-BFF (``*cls**sent_0*...``), PET (``pet:a It was M .``)
+    or OpenPrompt (``{"mask"}``), or the published one of a name (``lmbff:sst2``)."""
+    if published.is_name(source):
+        found = published.find(source, _name_error)
+        if len(found) > 1:
+            known = ", ".join(one.name for one in found)
+            raise _name_error(f"{source!r} names {len(found)} templates; choose one of {known}")
+        return read_template(found[0].template)
+    if source.lstrip().startswith(PET):
+        return from_pet(source)
     if looks_like_lm_bff(source):
         return from_lm_bff(source)
     if looks_like_openprompt(source):
         return from_openprompt(source)
     return parse(source)
+
+
+def read_templates(source: str) -> tuple[Template, ...]:
+    """The same, all of them where a name has several published templates."""
+    if not published.is_name(source):
+        return (read_template(source),)
+    found = published.find(source, _name_error)
+    return tuple(read_template(one.template) for one in found)
 
 
 def looks_like_lm_bff(source: str) -> bool:
@@ -150,41 +182,82 @@ def _options(source: str, position: int) -> tuple[dict[str, object], int]:
 def _openprompt_part(source: str, options: dict[str, object]) -> Part:
     rest = dict(options)
     filters: tuple[Filter, ...] = ()
-    if rest.get("post_processing", _STRIP) is not _STRIP:
-        problem = "has a post_processing other than stripping final punctuation"
-        raise _error("OpenPrompt", source, problem, "remove it or write it as a filter, {text|...}")
-    if rest.pop("post_processing", None):
+    if "placeholder" in rest and rest.get("post_processing") is _STRIP:
         filters = (_STRIP,)
+        rest.pop("post_processing")
     if rest.get("shortenable") is True and "placeholder" in rest:
         rest.pop("shortenable")
     part: Part | None = None
-    if "placeholder" in rest:
-        value = rest.pop("placeholder")
-        if value in ("text_a", "text_b"):
-            part = Part("text" if value == "text_a" else "text_b", filters=filters)
-            filters = ()
-    elif "mask" in rest and rest.pop("mask") is None:
+    if rest.get("placeholder") in ("text_a", "text_b"):
+        kind: PartKind = "text" if rest.pop("placeholder") == "text_a" else "text_b"
+        part = Part(kind, filters=filters)
+    elif "mask" in rest and rest["mask"] is None:
+        rest.pop("mask")
         part = Part("mask")
-    elif "soft" in rest and rest.pop("soft") is None:
-        length = rest.pop("duplicate", 1)
+    elif "soft" in rest and rest["soft"] is None:
+        length = rest.get("duplicate", 1)
         if isinstance(length, int) and length > 0:
+            rest.pop("soft")
+            rest.pop("duplicate", None)
             part = Part("soft", length=length)
-    elif "text" in rest:
-        words = rest.pop("text")
-        part = Part("literal", literal=words) if isinstance(words, str) else None
+    elif isinstance(rest.get("text"), str):
+        part = Part("literal", literal=str(rest.pop("text")))
     elif "special" in rest or "sep" in rest:
-        name = str(rest.pop("special", None) or "sep").strip("<>[]").lower()
-        rest.pop("sep", None)
-        if name in _END_TOKENS:
-            part = Part("sep")
-        elif name in _BEGIN_TOKENS:
-            part = Part("literal")
-    if part is None or rest or filters:
-        shown = ", ".join(f"{name}: {value!r}" for name, value in options.items())
-        problem = f"has a piece this program does not know ({shown})"
-        fix = "use placeholder text_a or text_b, mask, soft, text or sep, or the native {text}"
-        raise _error("OpenPrompt", source, problem, fix)
+        name = str(rest.get("special") or "sep").strip("<>[]").lower()
+        if name in (*_END_TOKENS, *_BEGIN_TOKENS):
+            rest.pop("special", None)
+            rest.pop("sep", None)
+            part = Part("sep") if name in _END_TOKENS else Part("literal")
+    if part is None or rest:
+        _refuse_piece(source, options, rest)
     return part
+
+
+def _refuse_piece(source: str, options: dict[str, object], rest: dict[str, object]) -> NoReturn:
+    """Raise for a piece of which `rest` cannot be taken."""
+    # an option is to blame before the piece it belongs to, which alone might have been read
+    blamed = next((name for name in rest if name in _NO_COUNTERPART), next(iter(rest), ""))
+    if blamed == "soft" and "duplicate" in rest:
+        blamed = "duplicate"
+    shown = ", ".join(f"{name}: {value!r}" for name, value in options.items())
+    problem = f"has {blamed!r} in the piece {{{shown}}}"
+    known = "unknown here; write placeholder text_a or text_b, mask, soft, text or sep"
+    raise _error("OpenPrompt", source, problem, _NO_COUNTERPART.get(blamed, known))
+
+
+def from_pet(source: str) -> Template:
+    """Read a pattern of PET (Schick and Schütze 2021) behind ``pet:``.
+
+    `a` and `b` are the texts, `M` is the mask, `||` begins the second segment. A `|` that stands
+    alone divides parts; without one, spaces do, and every `a`, `b` and `M` that stands alone is
+    meant. As in the reference code every part, a full stop too, stands behind a space.
+    """
+    sides = source.strip()[len(PET) :].split("||")
+    barred = any(_BAR.search(side) for side in sides)
+    names = [_BAR.split(side) if barred else side.split() for side in sides]
+    flat = [name.strip() for side in names for name in side]
+    if len(sides) > 2:
+        raise _error("PET", source, "has '||' twice", "write it once, between the two segments")
+    if "M*" in flat:
+        raise _error("PET", source, "has 'M*', as many masks as a choice has tokens", "write M")
+    for name, meaning in (("M", "the label word"), ("a", "the text"), ("b", "the second text")):
+        if name not in flat and name != "b":
+            raise _error("PET", source, f"has no {name}", f"write {name} where {meaning} belongs")
+        if flat.count(name) > 1:
+            fix = f"write it once, and divide the parts with ' | ' where {name!r} is a word"
+            raise _error("PET", source, f"has {name!r} twice", fix)
+    parts: list[Part] = []
+    for number, side in enumerate(names):
+        parts += [Part("sep")] * (number > 0)
+        parts += [_pet_part(name.strip(), first=not at) for at, name in enumerate(side)]
+    return _checked("PET", source, parts)
+
+
+def _pet_part(name: str, *, first: bool) -> Part:
+    kinds: dict[str, PartKind] = {"a": "text", "b": "text_b", "M": "mask"}
+    if name in kinds:
+        return Part(kinds[name], space_before=not (first and name == "M"))
+    return Part("literal", literal=f" {name}" if name else "")
 
 
 def _without_outer_sep(parts: list[Part]) -> list[Part]:
@@ -210,3 +283,7 @@ def _checked(origin: str, source: str, parts: list[Part]) -> Template:
 
 def _error(origin: str, source: str, problem: str, fix: str) -> TemplateError:
     return TemplateError(f"template: the {origin} template {source!r} {problem}; {fix}")
+
+
+def _name_error(problem: str) -> TemplateError:
+    return TemplateError(f"template: {problem}")

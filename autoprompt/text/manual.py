@@ -199,6 +199,21 @@ def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:
     return tuple(found) or (Verbalizer(tuple((label, (label.strip(),)) for label in labels)),)
 
 
+def readings(label: str) -> tuple[frozenset[str], ...]:
+    """What tells that two label names mean the same, the surest first: the name in lower case, its
+    words apart; with abbreviations written out (``ABBR`` is "expression"); and what it says in a
+    label set of known meaning (``pos`` and ``positive`` the same). Empty where nothing is known."""
+    name = _plain(label)
+    tables = (_POLARITY, _INFERENCE, _AGREEMENT, _ACCEPTABILITY)
+    senses = {f"{n} {table[name]}" for n, table in enumerate(tables) if name in table}
+    written_out = " ".join(_written_out(name.split()))
+    return frozenset({name}), frozenset({written_out}), frozenset(senses)
+
+
+def _plain(label: str) -> str:
+    return " ".join(_split(label)).lower()
+
+
 def _split(label: str) -> list[str]:
     """The words of a name: ``Sci/Tech``, ``not_entailment``, ``NaturalPlace``, ``card-lost``."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
@@ -209,7 +224,7 @@ def _split(label: str) -> list[str]:
 def _by_meaning(
     labels: Sequence[str], split: Mapping[str, list[str]]
 ) -> list[dict[str, tuple[str, ...]]]:
-    names = {label: " ".join(split[label]).lower() for label in labels}
+    names = {label: _plain(label) for label in labels}
     guesses: list[_Words] = []
     table: Mapping[str, str] = {}
     for meaning, answers in (

@@ -188,12 +188,12 @@ def test_a_clean_process_proves_it(workshop: Workshop, tmp_path: Path) -> None:
 def test_one_that_answers_otherwise_gets_no_name(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autoprompt.learners.prompted import Prompted
+    from autoprompt.learners.calibration import Calibrated
 
-    def forgetful(self: Prompted, directory: Path) -> dict[str, Any]:
+    def forgetful(self: Calibrated, directory: Path) -> dict[str, Any]:
         return {"calibration_prior": [0.9, 0.1]}  # not the prior it answers with
 
-    monkeypatch.setattr(Prompted, "save", forgetful)
+    monkeypatch.setattr(Calibrated, "save", forgetful)
     with pytest.raises(BundleError, match="away from ours"):
         saved("zero_shot", workshop, tmp_path / "made")
     assert list(tmp_path.iterdir()) == []

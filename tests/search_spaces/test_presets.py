@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from search_spaces import presets
-from search_spaces.dimension import SpaceError
+from search_spaces.dimension import Choice, SpaceError
 from search_spaces.space import Space
 
 
@@ -103,3 +103,9 @@ def test_templates_and_words_of_full_depend_on_nothing():
     """What all methods share, the sampler can model together with the method."""
     shared = [d for d in presets.load("full").dimensions if d.name in ("template", "words")]
     assert [d.when for d in shared] == [(), ()]
+
+
+def test_no_preset_tries_contextual_calibration() -> None:
+    """It was never above the prior on average: benchmarks/results/calibration.md."""
+    found = [d for name in presets.names() for d in presets.load(name).dimensions]
+    assert not [d for d in found if isinstance(d, Choice) and "contextual" in d.options]

@@ -59,6 +59,16 @@ def written(
             ["<mask> Ġ: ĠOil Ġrises ĠPrices Ġup ."],
         ),
         (
+            "pet:M : a b",
+            ["Oil rises", "Prices up."],
+            ["<mask> Ġ: ĠOil Ġrises ĠPrices Ġup ."],
+        ),
+        (
+            'pet:" a " ? || M , " b "',
+            ["A man eats", "The man is hungry."],
+            ['Ġ" ĠA Ġman Ġeats Ġ" Ġ?', '<mask> Ġ, Ġ" ĠThe Ġman Ġis Ġhungry . Ġ"'],
+        ),
+        (
             ' " {text|strip_final_punctuation} " ?{sep}{mask} , " {text_b} "',
             ["A man eats.", "The man is hungry."],
             ['Ġ" ĠA Ġman Ġeats Ġ" Ġ?', '<mask> Ġ, Ġ" ĠThe Ġman Ġis Ġhungry . Ġ"'],

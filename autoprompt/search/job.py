@@ -307,7 +307,7 @@ def _final(
     listener: Listener,
     clock: Clock,
 ) -> None:
-    from autoprompt.search.final import bundle_trial, settle, write_bundle
+    from autoprompt.search.final import bundle_template, bundle_trial, settle, write_bundle
 
     if not prepared.settings.config.final.train:
         return
@@ -326,6 +326,9 @@ def _final(
         workshop,
         prepared.manifest["columns"],
     )
+    template = bundle_template(prepared.folder.bundle)
+    if template != best.template:
+        listener.say(f"its template, as all rows chose it: {template}")
 
 
 def _why_nothing(store: Store, record: StudyRecord) -> str:

@@ -60,7 +60,7 @@ class Bench:
     until the model was loaded. slowest: the slowest block of the search so far, baselines apart.
     seconds: wall clock of the last block of every candidate, by digest (a moving guess of what
     confirming it will cost). pace: seconds a trained row took in the last block that trained,
-    baselines too.
+    baselines too. trigger_pace: seconds that a tried trigger took in the last block with a search.
     parts: blocks drawn so far. guide_template, given_words: the template that proposed words were
     read with, and the words that stood beside them; words: those chosen inside blocks so far, by
     (recipe, stage, index).
@@ -80,6 +80,7 @@ class Bench:
     startup: float = 0.0
     slowest: float = 0.0
     pace: float = 0.0
+    trigger_pace: float = 0.0
     guide_template: str = ""
     given_words: tuple[str, ...] = ()
     words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
@@ -123,12 +124,16 @@ class Bench:
         self.seconds[candidate.digest] = took
         if work := _trained_rows(candidate):
             self.pace = took / work
+        if tried := _tried_triggers(candidate):
+            self.trigger_pace = took / tried
         return found, learner.tokens
 
     def expected(self, candidate: Candidate) -> float:
-        """Seconds a block of the candidate will take: as its last, or by what it trains."""
+        """Seconds a block of the candidate will take: as its last, or by what it trains or tries."""
         known = self.seconds.get(candidate.digest)
-        return self.pace * _trained_rows(candidate) if known is None else known
+        if known is not None:
+            return known
+        return self.pace * _trained_rows(candidate) + self.trigger_pace * _tried_triggers(candidate)
 
     def inside(self, candidate: Candidate, part: Block, train: Sequence[Example]) -> Candidate:
         """The candidate as this block may know it: words that were proposed from all rows are
@@ -186,6 +191,11 @@ def _trained_rows(candidate: Candidate) -> int:
     """Rows that pass through a training of the model; 0 where none is trained."""
     steps = candidate.get("steps", candidate.get("prompt_steps", 0))
     return int(steps) * int(candidate.get("batch_size", 0))
+
+
+def _tried_triggers(candidate: Candidate) -> int:
+    """Triggers that a search of the candidate's compares; 0 without one."""
+    return int(candidate.get("trigger_steps", 0)) * int(candidate.get("trigger_candidates", 0))
 
 
 def _words(words: str | None) -> dict[str, list[str]] | None:

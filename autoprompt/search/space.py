@@ -88,7 +88,7 @@ def slotless(space: Space) -> tuple[str, ...]:
     return tuple(
         method
         for method, names in active.items()
-        if TEMPLATE in names and "prompt_position" not in names
+        if TEMPLATE in names and {"prompt_position", "trigger_position"}.isdisjoint(names)
     )
 
 

@@ -15,7 +15,7 @@ from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import Encoded
 from autoprompt.proposals.base import shortened
 from autoprompt.proposals.vocabulary import Vocabulary
-from autoprompt.text.placement import place, slots, without_slots
+from autoprompt.text.placement import place, slots
 from autoprompt.text.template import Part, Template, TemplateError, parse
 from autoprompt.text.verbalizer import WordIds
 
@@ -97,11 +97,11 @@ class TriggerSlots:
         pair = any(part.kind == "text_b" for part in template.parts)
         self._probe = Example("a", "a" if pair else None)
         self._slotted = self._encode(template, self._probe, 1)
-        written = self._encode(without_slots(template), self._probe, 1)
-        if len(self._slotted.ids) != len(written.ids) + self.count:
+        kinds = [part.kind for part in template.parts]
+        if backbone.reads_onwards and "soft" in kinds[kinds.index("mask") :]:
             raise TemplateError(
-                f"template: {str(template)!r} has a trigger where {backbone.name!r} reads nothing; "
-                "put it before {mask}"
+                f"template: {str(template)!r} has a trigger behind {{mask}}, where the causal model "
+                f"{backbone.name!r} reads nothing; put it before, as trigger_position = before_cue"
             )
 
     def written(self, tokens: Sequence[int]) -> Template:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autoprompt.data.task import Example, Task
 from autoprompt.models.backbone import Backbone
-from autoprompt.proposals.base import ROWS_A_FORWARD, read_masks
+from autoprompt.proposals.base import ROWS_A_FORWARD, balanced_sample, read_masks
 from autoprompt.proposals.label_words import halve
 from autoprompt.proposals.trigger_slots import Slotted, TriggerSlots
 from autoprompt.text.template import Template, TemplateError
@@ -25,6 +25,8 @@ from autoprompt.text.verbalizer import WordIds
 if TYPE_CHECKING:
     import torch
 
+#: Rows of a search at most, half of them held out: its cost has a bound.
+MOST_ROWS = 128
 #: Rows of a draw, for a gradient and for a comparison; fewer rows are all taken.
 ROWS_DRAWN = 32
 #: Log-probabilities are compared in steps of this: a forward's company moves them by less.
@@ -80,36 +82,37 @@ def search_trigger(
 ) -> Trigger:
     """Find words for the slots of the template (`place_trigger`).
 
-    Half of the rows of each class choose replacements, the other half the trigger that is returned,
-    the first one among them. `calibrated`: fits are those of answers with their prior divided out.
+    Of at most 128 rows, half of each class choose replacements, the other half the trigger that is
+    returned, the first one among them. `calibrated`: fits are those of answers with their prior divided out.
     The same seed gives the same trigger in fp32, whatever the batches. `TimeoutError` between steps
     once `time.monotonic()` is past `deadline`; `TemplateError` where no word may stand there.
     """
     import torch
 
     backbone.weights.reset()
-    search = _Search(backbone, examples, task, template, words, effort, calibrated)
-    labels = torch.tensor(task.label_ids(examples))
+    sample = balanced_sample(examples, task, MOST_ROWS, seed)
+    search = Search(backbone, sample, task, template, words, effort, calibrated)
+    labels = torch.tensor(task.label_ids(sample))
     learnt, held_out = (mask.nonzero()[:, 0].tolist() for mask in halve(labels)[0])
+    whole = len(learnt) <= ROWS_DRAWN  # a draw is all of them: a slot tried twice needs new tokens
     rng = random.Random(f"trigger/{seed}")
-    current = search.first()
-    best, best_fit = current, search.fit([current], held_out)[0]
-    whole = len(learnt) <= ROWS_DRAWN  # then all rows are drawn every time, and nothing is by luck
-    tried: set[int] = set()  # slots that the present trigger was not improved at
+    current = best = search.first()
+    best_fit = search.fit([current], held_out)[0]
+    gradient: torch.Tensor | None = None
+    tried = [0] * search.slots.count  # tokens compared at each slot of the present trigger
     for _ in range(effort.steps):
         if deadline is not None and time.monotonic() > deadline:
             raise TimeoutError
-        left = [slot for slot in range(search.slots.count) if not (whole and slot in tried)]
-        if not left:
-            break
-        slot = rng.choice(left)
-        gradient = search.gradient(current, _drawn(learnt, rng))[slot]
-        candidates = search.candidates(current, slot, gradient)
+        slot = rng.randrange(search.slots.count)
+        if gradient is None or not whole:
+            gradient = search.gradient(current, _drawn(learnt, rng))
+        candidates = search.candidates(current, slot, gradient[slot], tried[slot] * whole)
         fits = search.fit([current, *candidates], _drawn(learnt, rng))
         place = max(range(len(fits)), key=lambda one: (fits[one].key, -one))
-        tried.add(slot)
+        tried[slot] += len(candidates)
         if place:
-            current, tried = candidates[place - 1], set()
+            current, gradient = candidates[place - 1], None
+            tried = [0] * search.slots.count
             found = search.fit([current], held_out)[0]
             if found.key > best_fit.key:
                 best, best_fit = current, found
@@ -120,7 +123,7 @@ def _drawn(rows: Sequence[int], rng: random.Random) -> list[int]:
     return list(rows) if len(rows) <= ROWS_DRAWN else sorted(rng.sample(rows, ROWS_DRAWN))
 
 
-class _Search:
+class Search:
     """The rows of a search, laid out once, and what is asked of the model about them."""
 
     def __init__(
@@ -165,24 +168,33 @@ class _Search:
         """Of the mean loss with respect to the trigger's input embeddings, [P, E], fp32."""
         import torch
 
-        backbone, size = self._backbone, self._effort.batch
-        ids = torch.tensor(trigger, device=backbone.device)
-        vectors = backbone.embed(ids).detach().requires_grad_()  # [P, E], one for all rows
+        ids = torch.tensor(trigger, device=self._backbone.device)
+        vectors = self._backbone.embed(ids).detach().requires_grad_()
         total = torch.zeros_like(vectors)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            with backbone.exactly():
-                log_probs = {k: self._with_vectors(part, k, trigger, vectors) for k in self._rows}
-                losses = label_losses(self._word_log_probs(log_probs), self._words)  # [B, C]
-                right = self._labels[list(part)].to(losses.device)
-                loss = losses.gather(1, right[:, None]).sum() / len(rows)
-                total += torch.autograd.grad(loss, vectors)[0]
-        return total.detach()
+        for start in range(0, len(rows), self._effort.batch):
+            part = rows[start : start + self._effort.batch]
+            loss = self.loss(trigger, part, vectors) * (len(part) / len(rows))
+            total += torch.autograd.grad(loss, vectors)[0]
+        return total
+
+    def loss(
+        self, trigger: Sequence[int], rows: Sequence[int], vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """AutoPrompt's mean loss over the rows, with vectors [P, E] read in the trigger's place.
+
+        Where a decoder reads the row again (BART), it reads the tokens.
+        """
+        with self._backbone.exactly():
+            log_probs = {k: self._with_vectors(rows, k, trigger, vectors) for k in self._lengths}
+            losses = label_losses(self._in_order(log_probs), self._words)  # [B, C]
+        right = self._labels[list(rows)].to(losses.device)
+        return losses.gather(1, right[:, None]).mean()
 
     def candidates(
-        self, trigger: Sequence[int], slot: int, gradient: torch.Tensor
+        self, trigger: Sequence[int], slot: int, gradient: torch.Tensor, skip: int = 0
     ) -> list[tuple[int, ...]]:
-        """Triggers with another token at `slot`, those first that should lower the loss most."""
+        """Triggers with another token at `slot`, those first that should lower the loss most,
+        without the first `skip`."""
         import torch
 
         everything = torch.arange(self._backbone.vocabulary_size, device=gradient.device)
@@ -190,13 +202,13 @@ class _Search:
             order = hotflip(self._backbone.embed(everything), gradient)
         found: list[tuple[int, ...]] = []
         for token in order.tolist():
-            if len(found) == self._effort.candidates:
+            if len(found) == skip + self._effort.candidates:
                 break
             if token != trigger[slot] and self.slots.usable(token):
                 changed = (*trigger[:slot], token, *trigger[slot + 1 :])
                 if self.slots.reads_back(changed):
                     found.append(changed)
-        return found
+        return found[skip:]
 
     def fit(self, triggers: Sequence[Sequence[int]], rows: Sequence[int]) -> list[Fit]:
         """How well each trigger serves the rows, all read in as few forwards as there can be."""
@@ -211,7 +223,7 @@ class _Search:
                 kept = self._of_length(read, k).cpu()
                 found |= {one: kept[place] for place, one in enumerate(chosen)}
             log_probs[k] = torch.stack([found[one] for one in range(len(encoded))])
-        by_word = self._word_log_probs(log_probs)  # [T * N, W]
+        by_word = self._in_order(log_probs)  # [T * N, W]
         scores = answers(by_word, self._words).double().view(len(triggers), len(rows), -1)
         scores = scores.log_softmax(-1)  # [T, N, C]
         if self._calibrated:
@@ -246,7 +258,7 @@ class _Search:
         chosen = [list(word) for word in words if len(word) == masks]  # [W_k, masks]
         return log_probs[:, range(masks), chosen].sum(-1)
 
-    def _word_log_probs(self, by_length: dict[int, torch.Tensor]) -> torch.Tensor:
+    def _in_order(self, by_length: dict[int, torch.Tensor]) -> torch.Tensor:
         """[B, W_k] of every length to [B, W], in the order of the labels' words."""
         import torch
 

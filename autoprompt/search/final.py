@@ -145,7 +145,7 @@ def provenance(
 
 
 def bundle_template(directory: Path) -> str | None:
-    """The template a bundle asks with, None where it has none: fitting may have chosen its words."""
+    """The template a bundle asks with, whose words fitting may have chosen; None without one."""
     return read_prompt(directory).get("prompt", {}).get("template")
 
 

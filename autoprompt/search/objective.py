@@ -129,7 +129,7 @@ class Bench:
         return found, learner.tokens
 
     def expected(self, candidate: Candidate) -> float:
-        """Seconds a block of the candidate will take: as its last, or by what it trains or tries."""
+        """Seconds a block of the candidate will take: as its last, or by what it has to do."""
         known = self.seconds.get(candidate.digest)
         if known is not None:
             return known

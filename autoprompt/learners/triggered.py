@@ -42,12 +42,8 @@ class Triggered:
         self._effort, self._calibrated = effort, calibrated
         self._ask = ask
         self._found: tuple[Template, Learner] | None = None
-        self._read = 0
-
-    @property
-    def tokens(self) -> int:
-        """Those of the search, and of the answers."""
-        return self._read + (0 if self._found is None else self._found[1].tokens)
+        self._read = 0  # tokens, by searches
+        self.tokens = 0
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Look for the trigger on the texts alone that are given, then fit what answers with it."""
@@ -62,13 +58,16 @@ class Triggered:
             calibrated=self._calibrated,
             deadline=deadline,
         )
-        self._read = trigger.read
+        self._read += trigger.read
         self._found = trigger.template, self._ask(trigger.template)
         self._learner.fit(examples, seed=seed, deadline=deadline)
+        self.tokens = self._read + self._learner.tokens
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
-        return self._learner.scores(examples)
+        found = self._learner.scores(examples)
+        self.tokens = self._read + self._learner.tokens
+        return found
 
     def save(self, directory: Path) -> dict[str, Any]:
         """What the answering learner writes, and the template with the trigger in words."""

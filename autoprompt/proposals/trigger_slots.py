@@ -100,8 +100,9 @@ class TriggerSlots:
         kinds = [part.kind for part in template.parts]
         if backbone.reads_onwards and "soft" in kinds[kinds.index("mask") :]:
             raise TemplateError(
-                f"template: {str(template)!r} has a trigger behind {{mask}}, where the causal model "
-                f"{backbone.name!r} reads nothing; put it before, as trigger_position = before_cue"
+                f"template: {str(template)!r} has a trigger behind {{mask}}, where the causal "
+                f"model {backbone.name!r} reads nothing; put it before the mask, as with "
+                "trigger_position = before_cue"
             )
 
     def written(self, tokens: Sequence[int]) -> Template:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: Rows of a search at most, half of them held out: its cost has a bound.
 MOST_ROWS = 128
-#: Rows of a draw, for a gradient and for a comparison; fewer rows are all taken.
-ROWS_DRAWN = 32
+#: Rows of a draw, for a gradient and for a comparison (AutoPrompt's batch); fewer are all taken.
+ROWS_DRAWN = 24
 #: Log-probabilities are compared in steps of this: a forward's company moves them by less.
 STEP = 1e-4
 
@@ -83,9 +83,10 @@ def search_trigger(
     """Find words for the slots of the template (`place_trigger`).
 
     Of at most 128 rows, half of each class choose replacements, the other half the trigger that is
-    returned, the first one among them. `calibrated`: fits are those of answers with their prior divided out.
-    The same seed gives the same trigger in fp32, whatever the batches. `TimeoutError` between steps
-    once `time.monotonic()` is past `deadline`; `TemplateError` where no word may stand there.
+    returned, the first one among them. `calibrated`: fits are those of answers with their prior
+    divided out. The same seed gives the same trigger in fp32, whatever the batches. `TimeoutError`
+    between steps once `time.monotonic()` is past `deadline`; `TemplateError` where no word may
+    stand there.
     """
     import torch
 

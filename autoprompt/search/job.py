@@ -240,9 +240,10 @@ def _search(
             bench=bench,
             space=space,
             pools=pools,
-            # the very first trial is untrained where the space has such: better late than none
-            deadline=clock.deadline(reserve if complete else 0.0) if count else None,
+            deadline=clock.deadline(reserve if complete else 0.0),
             told=tell,
+            # the very first trial is untrained where the space has such: better late than none
+            patient=not count,
         )
         studies.enqueue_next(optuna_study, firsts)
         run_trial(optuna_study, objective)

@@ -239,7 +239,8 @@ class Objective:
 
     A candidate that was scored before reports its stored blocks, then runs at least one more.
     deadline: `time.monotonic()` by which the candidate must also have been confirmed and trained
-    on all rows, should it win; None = no limit.
+    on all rows, should it win; None = no limit. patient: it may have its first partition later than
+    that, as there is no score yet.
     """
 
     bench: Bench
@@ -247,6 +248,7 @@ class Objective:
     pools: Pools
     deadline: float | None
     told: Callable[[Told], None]
+    patient: bool = False
 
     def __call__(self, trial: optuna.trial.Trial) -> float:
         bench = self.bench
@@ -283,7 +285,8 @@ class Objective:
                 if self._too_late(candidate, len(values)):
                     raise TimeoutError
                 part = bench.block(SEARCH, index)
-                found, used = bench.run_block(candidate, part, self.deadline)
+                waits = self.patient and len(values) < bench.folds
+                found, used = bench.run_block(candidate, part, None if waits else self.deadline)
                 tokens += used
                 bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
                 bench.store.record_block(
@@ -318,6 +321,8 @@ class Objective:
         if self.deadline is None:
             return False
         folds, confirming = self.bench.folds, self.bench.confirm_blocks
+        if self.patient and have < folds:
+            return False
         if have < folds:
             confirming = min(folds, confirming)
         needed = max(1, folds - have) + 2 + confirming

@@ -38,7 +38,7 @@ def test_it_answers_as_its_template_does_in_words(workshop: Workshop, tmp_path: 
     template = learner.save(tmp_path)["template"]
     assert template.startswith("{text} ")
     assert template.endswith(" it was {mask} .")
-    assert len(template.split()) == len("{text} it was {mask} .".split()) + 3
+    assert len(template.split()) == len(["{text}", "it", "was", "{mask}", "."]) + 3
     plain = Candidate(
         {
             "method": "zero_shot",

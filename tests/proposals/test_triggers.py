@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,25 +193,41 @@ def test_a_search_ends_at_its_deadline(model: Callable[[str], Any]) -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("wanted", ["first", "second"])
-def test_a_planted_trigger_is_found(wanted: str, taught: Callable[[str], Path]) -> None:
-    """In the toy language `yes` and `no` say which of two things is asked for; without either an
-    answer is chance. Three of some twenty words are compared at a time."""
+def planted(folder: Path, wanted: str) -> Iterator[tuple[Trigger, float, float]]:
+    """Triggers of three seeds, of three of some twenty words compared at a time; the share of fresh
+    rows that is right with each, and with the first trigger."""
     from autoprompt.models.load import load_model
 
-    backbone = load_model(str(taught("bert")), device="cpu", precision="fp32")
+    backbone = load_model(str(folder), device="cpu", precision="fp32")
     verbalizer = Verbalizer((("negative", ("bad",)), ("positive", ("good",))))
     words = check_words(verbalizer, backbone.tokenizer)
-    slotted = place_trigger(parse("{text} it was {mask} ."), "before_cue", 3)
+    given = toy_language.TASK, place_trigger(BASE, "before_cue", 3), words
     rows, fresh = (toy_language.rows(count, seed, wanted) for count, seed in ((32, 1), (100, 2)))
     for seed in range(3):
-        found = search_trigger(
-            backbone, rows, toy_language.TASK, slotted, words, effort=Effort(12, 3), seed=seed
+        found = search_trigger(backbone, rows, *given, effort=Effort(12, 3), seed=seed)
+        search = Search(backbone, fresh, *given, Effort(0, 1), True)
+        plain, with_it = (
+            one.right for one in search.fit([search.first(), found.tokens], range(100))
         )
-        told = "yes" if wanted == "first" else "no"
-        assert told in str(found.template).split(), str(found.template)
-        search = Search(backbone, fresh, toy_language.TASK, slotted, words, Effort(0, 1), True)
-        plain = search.first()
-        chance, right = (one.right for one in search.fit([plain, found.tokens], range(100)))
+        yield found, with_it, plain
+
+
+@pytest.mark.parametrize(("wanted", "sign"), [("first", "yes"), ("second", "no")])
+def test_a_planted_trigger_is_found(wanted: str, sign: str, taught: Callable[[str], Path]) -> None:
+    """In the toy language `yes` and `no` say which of two things is asked for; without either an
+    answer is chance."""
+    for found, right, plain in planted(taught("bert"), wanted):
+        assert sign in str(found.template).split(), str(found.template)
+        assert right >= 0.9
+        assert plain <= 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+@pytest.mark.parametrize("wanted", ["first", "second"])
+def test_other_kinds_find_a_trigger_that_serves(
+    family: str, wanted: str, taught: Callable[[str], Path]
+) -> None:
+    """Words of the texts can do there what the sign does."""
+    for found, right, _ in planted(taught(family), wanted):
         assert right >= 0.9, (str(found.template), right)
-        assert chance <= 0.7

@@ -39,6 +39,10 @@ KINDS: dict[str, type] = {
     "pool_size": int,
     "annealing": float,
     "fidelity": str,
+    "trigger_length": int,
+    "trigger_position": str,
+    "trigger_steps": int,
+    "trigger_candidates": int,
 }
 NAMES = tuple(KINDS)
 OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
@@ -62,6 +66,7 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
         "adap_ins_len",
     ),
     "reparametrisation": ("direct", "mlp", "lstm", "lstm_lama"),
+    "trigger_position": ("cue", "before_cue", "after_bos", "end", "split"),
 }
 _ABOVE_ZERO: dict[str, str] = {
     "learning_rate": "5e-5",
@@ -80,6 +85,9 @@ _LOWEST: dict[str, int] = {
     "prompt_length": 1,
     "prompt_width": 1,
     "pool_size": 1,
+    "trigger_length": 1,
+    "trigger_steps": 1,
+    "trigger_candidates": 1,
 }
 _HIGHEST: dict[str, int] = {"demonstrations": 16}  # so many are named in conditions on it
 

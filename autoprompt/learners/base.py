@@ -10,6 +10,8 @@ import numpy
 
 from autoprompt.data.task import Example
 
+#: What `save` returns for a template that fitting chose: it stands for the candidate's own.
+TEMPLATE = "template"
 #: Files of a bundle: what training changed or made, a learned prompt, and rows to show.
 WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 DEMONSTRATIONS = "demonstrations.json"

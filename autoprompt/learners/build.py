@@ -13,7 +13,7 @@ from autoprompt.text import manual
 from autoprompt.text.demonstrations import ORDERS, POLICIES, Showing
 from autoprompt.text.placement import slots
 from autoprompt.text.template import Template, TemplateError, check_template, parse
-from autoprompt.text.verbalizer import Verbalizer, check_words
+from autoprompt.text.verbalizer import Verbalizer, WordIds, check_words
 from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from autoprompt.prompts.key_values import PrefixMethod
 
 LEARNED_PROMPTS = plugins.names("autoprompt.prompts")
+TRIGGERS = "autoprompt_triggers"
 PROMPT_METHODS = (
     "zero_shot",
     "soft_verbalizer",
     "hard",
     "in_context",
     "lm_bff",
+    TRIGGERS,
     *LEARNED_PROMPTS,
 )
 TRAINABLE = ("none", "verbalizer", "prompt", "bias", "all")
@@ -92,6 +94,8 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     showing(candidate)  # refused where it would do nothing
     if reads_head(candidate):
         return _headed(candidate, task, workshop)
+    if method == TRIGGERS:
+        return _triggered(candidate, task, workshop)
     if method in PROMPT_METHODS:
         return _prompted(candidate, task, workshop)
     if method == "fine_tuning":
@@ -188,7 +192,41 @@ def _headed(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     return Head(task, workshop, _settings(candidate), method)
 
 
-def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+def _triggered(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    """A zero-shot prompt whose trigger words fitting looks for."""
+    from autoprompt.learners.triggered import Triggered
+    from autoprompt.proposals.trigger_slots import POSITIONS, place_trigger
+    from autoprompt.proposals.triggers import Effort
+
+    if (trainable := candidate.get("trainable", "none")) != "none":
+        raise CandidateError(
+            f"trainable: {trainable!r} with {TRIGGERS}, which trains nothing; set 'none', and tune "
+            "the template it finds with hard"
+        )
+    position = str(candidate.get("trigger_position", "before_cue"))
+    if position not in POSITIONS:
+        raise CandidateError(
+            f"trigger_position: {position!r} is unknown; choose one of {', '.join(POSITIONS)}"
+        )
+    template, words = _asked(candidate, task, workshop)
+    slotted = place_trigger(template, position, int(candidate.get("trigger_length", 0)))
+    asked = candidate.replace(method="zero_shot")
+    return Triggered(
+        task,
+        workshop,
+        slotted,
+        words,
+        effort=Effort(
+            steps=int(_value(candidate, "trigger_steps")),
+            candidates=int(_value(candidate, "trigger_candidates")),
+        ),
+        calibrated=candidate.get("calibration", "none") == "prior",
+        ask=lambda found: build(asked.replace(template=str(found)), task, workshop),
+    )
+
+
+def _asked(candidate: Candidate, task: Task, workshop: Workshop) -> tuple[Template, WordIds]:
+    """The candidate's template and the ids of its words."""
     template = parse(str(_value(candidate, "template")))
     check_template(template, task.kind)
     verbalizer = Verbalizer.from_json(str(_value(candidate, "words")))
@@ -199,7 +237,11 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         )
     backbone = workshop.backbone
     multi_token = "refuse" if backbone.one_token else workshop.multi_token
-    words = check_words(verbalizer, backbone.tokenizer, multi_token)
+    return template, check_words(verbalizer, backbone.tokenizer, multi_token)
+
+
+def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    template, words = _asked(candidate, task, workshop)
     trainable = candidate.get("trainable", "none")
     if trainable not in TRAINABLE:
         raise CandidateError(
@@ -247,7 +289,9 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
             demonstrations=(
                 None
                 if shown is None
-                else Demonstrations(shown, task, workshop, template, verbalizer)
+                else Demonstrations(
+                    shown, task, workshop, template, Verbalizer.from_json(str(candidate["words"]))
+                )
             ),
         )
     )

@@ -22,7 +22,7 @@ import numpy
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners import card
-from autoprompt.learners.base import Learner
+from autoprompt.learners.base import TEMPLATE, Learner
 from autoprompt.learners.build import (
     CandidateError,
     build,
@@ -226,7 +226,7 @@ def _describe(
     if "template" in candidate:
         verbalizer = Verbalizer.from_json(candidate["words"])
         prompt = {
-            "template": candidate["template"],
+            "template": learned.get(TEMPLATE, candidate["template"]),
             "words": [{"label": label, "words": list(words)} for label, words in verbalizer.words],
         }
     described: dict[str, Any] = {

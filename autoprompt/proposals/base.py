@@ -68,17 +68,17 @@ def shortened(template: Template, example: Example, limit: int = TEXT_TOKENS) ->
 
 
 def read_masks(
-    backbone: Backbone, rows: Sequence[Encoded]
+    backbone: Backbone, rows: Sequence[Encoded], size: int = ROWS_A_FORWARD
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield (positions in `rows`, log-probabilities [B, M, V]) of batches of rows of like length.
+    """Yield (positions in `rows`, log-probabilities [B, M, V]) of `size` rows of like length each.
 
     All rows must have the same number M of masks to read.
     """
     import torch
 
     order = sorted(range(len(rows)), key=lambda row: (len(rows[row].ids), row))
-    for start in range(0, len(order), ROWS_A_FORWARD):
-        chosen = order[start : start + ROWS_A_FORWARD]
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
         with torch.inference_mode():
             log_probs = backbone.vocabulary_log_probs(backbone.batch([rows[row] for row in chosen]))
         yield chosen, log_probs

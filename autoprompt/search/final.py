@@ -12,7 +12,7 @@ from typing import Any
 from autoprompt.data.task import Example, Task, digest
 from autoprompt.learners.base import Learner
 from autoprompt.learners.build import build
-from autoprompt.learners.bundle import save_bundle
+from autoprompt.learners.bundle import read_prompt, save_bundle
 from autoprompt.learners.workshop import Workshop
 from autoprompt.report.leaderboard import Row, rows
 from autoprompt.search.folder import RunError, beside
@@ -142,6 +142,11 @@ def provenance(
         "precision": workshop.precision,
         "created": study.created,
     }
+
+
+def bundle_template(directory: Path) -> str | None:
+    """The template a bundle asks with, whose words fitting may have chosen; None without one."""
+    return read_prompt(directory).get("prompt", {}).get("template")
 
 
 def bundle_trial(directory: Path) -> int | None:

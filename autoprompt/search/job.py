@@ -240,9 +240,10 @@ def _search(
             bench=bench,
             space=space,
             pools=pools,
-            # the very first trial is untrained where the space has such: better late than none
-            deadline=clock.deadline(reserve if complete else 0.0) if count else None,
+            deadline=clock.deadline(reserve if complete else 0.0),
             told=tell,
+            # the very first trial is untrained where the space has such: better late than none
+            patient=not count,
         )
         studies.enqueue_next(optuna_study, firsts)
         run_trial(optuna_study, objective)
@@ -307,7 +308,7 @@ def _final(
     listener: Listener,
     clock: Clock,
 ) -> None:
-    from autoprompt.search.final import bundle_trial, settle, write_bundle
+    from autoprompt.search.final import bundle_template, bundle_trial, settle, write_bundle
 
     if not prepared.settings.config.final.train:
         return
@@ -326,6 +327,9 @@ def _final(
         workshop,
         prepared.manifest["columns"],
     )
+    template = bundle_template(prepared.folder.bundle)
+    if template != best.template:
+        listener.say(f"its template, as all rows chose it: {template}")
 
 
 def _why_nothing(store: Store, record: StudyRecord) -> str:

@@ -61,7 +61,8 @@ class Bench:
     seconds: wall clock of the last block of every candidate, by digest (a moving guess of what
     confirming it will cost). pace: seconds a trained text took in the last block that trained,
     baselines too; shown_pace: the most that a block took for each text that an untrained candidate
-    reads for a query with demonstrations.
+    reads for a query with demonstrations. trigger_pace: seconds that a tried trigger took in the
+    last block with a search.
     parts: blocks drawn so far. guide_template, given_words: the template that proposed words were
     read with, and the words that stood beside them; words: those chosen inside blocks so far, by
     (recipe, stage, index).
@@ -82,6 +83,7 @@ class Bench:
     slowest: float = 0.0
     pace: float = 0.0
     shown_pace: float = 0.0
+    trigger_pace: float = 0.0
     guide_template: str = ""
     given_words: tuple[str, ...] = ()
     words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
@@ -127,15 +129,18 @@ class Bench:
             self.pace = took / work
         elif shown := self._shown_texts(candidate):  # the dearest: answers in hand cost nothing
             self.shown_pace = max(self.shown_pace, took / shown)
+        if tried := _tried_triggers(candidate):
+            self.trigger_pace = took / tried
         return found, learner.tokens
 
     def expected(self, candidate: Candidate) -> float:
-        """Seconds a block of the candidate will take: as its last, or by what it must read."""
+        """Seconds a block of the candidate will take: as its last, or by what it has to do."""
         known = self.seconds.get(candidate.digest)
         if known is not None:
             return known
         work = self._trained_texts(candidate)
-        return self.pace * work if work else self.shown_pace * self._shown_texts(candidate)
+        read = self.pace * work if work else self.shown_pace * self._shown_texts(candidate)
+        return read + self.trigger_pace * _tried_triggers(candidate)
 
     def _trained_texts(self, candidate: Candidate) -> int:
         """Texts that pass through a training of the model; 0 where none is trained."""
@@ -200,6 +205,11 @@ class Bench:
         )
 
 
+def _tried_triggers(candidate: Candidate) -> int:
+    """Triggers that a search of the candidate's compares; 0 without one."""
+    return int(candidate.get("trigger_steps", 0)) * int(candidate.get("trigger_candidates", 0))
+
+
 def _words(words: str | None) -> dict[str, list[str]] | None:
     if words is None:
         return None
@@ -241,7 +251,8 @@ class Objective:
 
     A candidate that was scored before reports its stored blocks, then runs at least one more.
     deadline: `time.monotonic()` by which the candidate must also have been confirmed and trained
-    on all rows, should it win; None = no limit.
+    on all rows, should it win; None = no limit. patient: it may have its first partition later than
+    that, as there is no score yet.
     """
 
     bench: Bench
@@ -249,6 +260,7 @@ class Objective:
     pools: Pools
     deadline: float | None
     told: Callable[[Told], None]
+    patient: bool = False
 
     def __call__(self, trial: optuna.trial.Trial) -> float:
         bench = self.bench
@@ -285,7 +297,8 @@ class Objective:
                 if self._too_late(candidate, len(values)):
                     raise TimeoutError
                 part = bench.block(SEARCH, index)
-                found, used = bench.run_block(candidate, part, self.deadline)
+                waits = self.patient and len(values) < bench.folds
+                found, used = bench.run_block(candidate, part, None if waits else self.deadline)
                 tokens += used
                 bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
                 bench.store.record_block(
@@ -320,6 +333,8 @@ class Objective:
         if self.deadline is None:
             return False
         folds, confirming = self.bench.folds, self.bench.confirm_blocks
+        if self.patient and have < folds:
+            return False
         if have < folds:
             confirming = min(folds, confirming)
         needed = max(1, folds - have) + 2 + confirming

@@ -81,7 +81,9 @@ def slotless(space: Space) -> tuple[str, ...]:
         method
         for method, names in active.items()
         # with a controller the prompt finds its own place
-        if TEMPLATE in names and ("prompt_position" not in names or "controller" in names)
+        if TEMPLATE in names
+        and "trigger_position" not in names
+        and ("prompt_position" not in names or "controller" in names)
     )
 
 

@@ -138,7 +138,7 @@ def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
             if template:
                 values |= {TEMPLATE: template, WORDS: words}
                 given = "user" in (pools.entry(template).source, pools.entry(words).source)
-            costly = "steps" in values or "prompt_steps" in values
+            costly = not {"steps", "prompt_steps", "trigger_steps"}.isdisjoint(values)
             row = own if given else trained if costly else untrained
             row.append(space.params(values))
     return [*own, *untrained, *trained[:FIRST_TRAINED]]

@@ -198,6 +198,17 @@ def test_a_deadline_ends_a_trial_between_blocks(
     assert sampler_study.trials[0].state == TrialState.PRUNED
 
 
+def test_a_first_trial_has_one_partition_however_late(
+    make_bench: Callable[..., Bench], sampler_study: optuna.study.Study
+) -> None:
+    bench = make_bench()
+    ended: list[Told] = []
+    objective = Objective(bench, METHODS, Pools(()), 0.0, ended.append, patient=True)
+    sampler_study.enqueue_trial({"method": "tfidf"})
+    sampler_study.optimize(objective, n_trials=1)
+    assert [(told.state, told.blocks) for told in ended] == [("complete", bench.folds)]
+
+
 def test_training_that_cannot_have_a_whole_partition_is_not_begun(
     make_bench: Callable[..., Bench], sampler_study: optuna.study.Study, tiny_model: Path
 ) -> None:

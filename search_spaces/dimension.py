@@ -36,9 +36,16 @@ KINDS: dict[str, type] = {
     "pool_size": int,
     "annealing": float,
     "fidelity": str,
+    "patterns": str,
+    "auxiliary_weight": float,
+    "repetitions": int,
+    "generations": int,
+    "distillation_steps": int,
+    "temperature": float,
+    "reduction": str,
 }
 NAMES = tuple(KINDS)
-OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
+OPEN = ("template", "words", "patterns")  # filled from the candidate pools once these are frozen
 
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": ("verbalizer", "head"),
@@ -57,6 +64,7 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
         "adap_ins_len",
     ),
     "reparametrisation": ("direct", "mlp", "lstm", "lstm_lama"),
+    "reduction": ("wmean", "mean"),
 }
 _ABOVE_ZERO: dict[str, str] = {
     "learning_rate": "5e-5",
@@ -64,6 +72,7 @@ _ABOVE_ZERO: dict[str, str] = {
     "network_learning_rate": "1e-3",
     "annealing": "10",
     "shrinkage": "0.3",
+    "temperature": "2",
 }
 _LOWEST: dict[str, int] = {
     "steps": 1,
@@ -74,6 +83,10 @@ _LOWEST: dict[str, int] = {
     "prompt_length": 1,
     "prompt_width": 1,
     "pool_size": 1,
+    "auxiliary_weight": 0,
+    "repetitions": 1,
+    "generations": 1,
+    "distillation_steps": 1,
 }
 
 

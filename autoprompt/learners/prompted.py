@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +25,7 @@ from autoprompt.text.template import Template, render
 from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
+    from autoprompt.learners.auxiliary import Auxiliary
     from autoprompt.learners.workshop import Workshop
 
 
@@ -34,6 +35,7 @@ class Prompted:
 
     `prior` calibrates: the mean distribution over the training texts, labels unused, is divided out
     of every answer (Holtzman et al. 2021; Zhao et al. 2021 with texts instead of an empty input).
+    `auxiliary`: texts without labels whose hidden words are learned beside, where all is tuned.
     """
 
     def __init__(
@@ -47,12 +49,13 @@ class Prompted:
         prior: bool,
         tuned: str = "",
         method: Method | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
         self._words, self._answers = words, Answers(words, workshop.backbone.device)
         self._training, self._calibrated = training, prior
-        self._tuned, self._method = tuned, method
+        self._tuned, self._method, self._auxiliary = tuned, method, auxiliary
         self._placed = Placed(template) if method is None else method.place(template)
         self._prompt: Prompt | Fitted | None = None
         self._log_prior = numpy.zeros(len(task.labels))
@@ -156,15 +159,19 @@ class Prompted:
         trainable = Trainable((), ())
         if self._tuned:
             used = {token for encoded in rows.values() for row in encoded for token in row.ids}
+            if self._auxiliary is not None:  # any word may stand in for a hidden one
+                used = set(range(backbone.vocabulary_size))
             trainable = backbone.weights.start(
                 torch.tensor(sorted(used)),
                 answers.token_ids,
-                whole_vocabulary=answers.multi_token,
+                whole_vocabulary=answers.multi_token or self._auxiliary is not None,
                 biases=self._tuned == "bias",
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
         batch_loss = self._asked(examples, rows).batch_loss
+        if self._auxiliary is not None:
+            batch_loss = self._beside(batch_loss, self._auxiliary, settings, seed)
         try:
             shrink = self._workshop.optimiser.run(
                 trainable,
@@ -205,6 +212,26 @@ class Prompted:
             self.tokens += count
         labels = torch.tensor(self._task.label_ids(examples))
         return Asked(self, rows, held, labels.to(self._workshop.backbone.device))
+
+    def _beside(
+        self,
+        batch_loss: Callable[[list[int]], torch.Tensor],
+        auxiliary: Auxiliary,
+        settings: Settings,
+        seed: int,
+    ) -> Callable[[list[int]], torch.Tensor]:
+        """The labels' loss and, at every step, that of as many texts without labels."""
+        from autoprompt.learners.auxiliary import joined, masked_loss
+
+        rows = self._encode(auxiliary.texts, min(self._answers.lengths))
+        masked = masked_loss(self._workshop.backbone, rows, settings, seed)
+        each = sum(len(row.ids) for row in rows) / len(rows)
+
+        def both(chosen: list[int]) -> torch.Tensor:
+            self.tokens += round(each * settings.batch_size)
+            return joined(batch_loss(chosen), masked(), auxiliary.weight)
+
+        return both
 
     def _fitted(self) -> Fitted:
         assert self._prompt is not None, "fit or load first"

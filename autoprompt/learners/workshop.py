@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprompt.data.task import Example, Task
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from autoprompt.learners.beginnings import Beginnings
     from autoprompt.learners.prompt_pool import PromptPool
+    from autoprompt.learners.scratch import Scratch
     from autoprompt.learners.training import Optimiser
     from autoprompt.models.backbone import Backbone
     from autoprompt.models.sentence import SentenceEncoder
@@ -30,7 +32,8 @@ READ_AHEAD = 512
 
 class Workshop:
     """Loads nothing until asked. `labelled` are all rows of the run, of which folds are made;
-    `unlabeled` texts sharpen calibration priors; prompts can begin with `prompt_pool`."""
+    `unlabeled` texts sharpen calibration priors, the first of them, and are labelled by ensembles;
+    prompts can begin with `prompt_pool`. `scratch`: a folder for what long fits have finished."""
 
     def __init__(
         self,
@@ -44,13 +47,16 @@ class Workshop:
         revision: str | None = None,
         multi_token: str = "masks",
         prompt_pool: PromptPool | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self.task, self.model, self.revision = task, model, revision
         self.device, self.precision = device, precision
         self.labelled = tuple(labelled)
         self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
+        self.every_unlabeled = tuple(unlabeled)
         self.multi_token = multi_token
         self.prompt_pool = prompt_pool
+        self._scratch = scratch
         self._answers: OrderedDict[tuple[str, int, str, str | None], torch.Tensor] = OrderedDict()
 
     @cached_property
@@ -80,6 +86,13 @@ class Workshop:
         from autoprompt.learners.beginnings import Beginnings
 
         return Beginnings(self.backbone)
+
+    @cached_property
+    def scratch(self) -> Scratch:
+        """What a long fit has finished, for the same fit in a process after this one was killed."""
+        from autoprompt.learners.scratch import Scratch
+
+        return Scratch(self._scratch)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:

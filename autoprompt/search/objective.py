@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -125,6 +126,18 @@ class Bench:
             self.pace = took / work
         return found, learner.tokens
 
+    def record(self, row: int, part: Block, found: dict[str, float]) -> None:
+        """Store a block's metrics; what its fit kept for a process after this one can go."""
+        self.store.record_block(
+            row,
+            stage=part.stage,
+            block=part.index,
+            seed=part.seed,
+            fold=part.fold,
+            metrics=found,
+        )
+        self.workshop.scratch.sweep()
+
     def expected(self, candidate: Candidate) -> float:
         """Seconds a block of the candidate will take: as its last, or by what it trains."""
         known = self.seconds.get(candidate.digest)
@@ -183,9 +196,13 @@ class Bench:
 
 
 def _trained_rows(candidate: Candidate) -> int:
-    """Rows that pass through a training of the model; 0 where none is trained."""
-    steps = candidate.get("steps", candidate.get("prompt_steps", 0))
-    return int(steps) * int(candidate.get("batch_size", 0))
+    """Rows that pass through trainings of the model; 0 where none is trained."""
+    steps = int(candidate.get("steps", candidate.get("prompt_steps", 0)))
+    if (patterns := candidate.get("patterns")) is not None:
+        models = len(json.loads(patterns)) * int(candidate.get("repetitions", 1))
+        steps *= models * int(candidate.get("generations", 1))
+    steps += int(candidate.get("distillation_steps", 0))
+    return steps * int(candidate.get("batch_size", 0))
 
 
 def _words(words: str | None) -> dict[str, list[str]] | None:
@@ -276,9 +293,7 @@ class Objective:
                 found, used = bench.run_block(candidate, part, self.deadline)
                 tokens += used
                 bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
-                bench.store.record_block(
-                    row, stage=SEARCH, block=index, seed=part.seed, fold=part.fold, metrics=found
-                )
+                bench.record(row, part, found)
                 values[index] = found[bench.metric]
                 trial.report(values[index], step=index)
                 # beyond the base blocks it is known, and the best may lack that block

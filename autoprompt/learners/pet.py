@@ -79,7 +79,7 @@ class Pet:
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Train the models on `examples`, each generation but the first on texts that the one
         before labelled too, and the classifier on what the last answers."""
-        texts = self._texts(examples, seed)
+        texts = self.drawn_texts(examples, seed)
         settings, models = self._settings, self._models()
         fit = _digest(self._name, seed, digest(examples), digest(texts))
         added: list[tuple[Example, ...]] = [()] * len(models)
@@ -117,7 +117,7 @@ class Pet:
         repetitions = range(self._settings.repetitions)
         return [(p, r) for p in range(len(self._patterns)) for r in repetitions]
 
-    def _texts(self, examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
+    def drawn_texts(self, examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
         """Unlabelled texts in a drawn order, `MOST_LABELED` at most.
 
         Those equal to a labelled row that is not among `examples` are left out: on such rows the

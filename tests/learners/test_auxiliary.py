@@ -142,5 +142,5 @@ def test_refused_for_a_causal_model(tiny_checkpoint: Callable[..., Path]) -> Non
         "distillation_steps": 2,
         "auxiliary_weight": 1e-4,
     }
-    with pytest.raises(CandidateError, match="auxiliary_weight.*no masked language model; set 0"):
+    with pytest.raises(CandidateError, match=r"auxiliary_weight.*no masked language model; set 0"):
         build(Candidate(values), task, workshop)

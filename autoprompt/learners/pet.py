@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 #: Unlabelled texts that the models label at most: every model reads all of them, and what the pupil
 #: is taught from is a few hundred steps' rows. The paper takes 10,000 a class, on GPUs.
 MOST_LABELED = 1_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,7 @@ class Pet:
         content = digest([*examples, *more])
         kept = self._workshop.scratch.read(fit, name, content)
         if kept is not None:
+            log.info("PET: model %s was finished before", name)
             return kept["scores"], float(kept["accuracy"][0])
         if deadline is not None and time.monotonic() > deadline:
             raise TimeoutError(f"out of time before model {name}")

@@ -81,7 +81,9 @@ def prepare(
             labelled=False,
             beside="--unlabeled",
         )
-        unlabeled, unlabeled_digest = found.examples, found.digest
+        # labels that happen to stand there are not ours to see
+        unlabeled = tuple(dataclasses.replace(row, label=None) for row in found.examples)
+        unlabeled_digest = found.digest
     pool = None
     if options.pool is not None:
         pool = open_pool(options.pool)

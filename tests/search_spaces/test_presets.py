@@ -22,7 +22,7 @@ def test_shipped_presets():
     for name in presets.names():
         space = presets.load(name)
         assert space.methods
-        assert set(space.open) <= {"template", "words"}
+        assert set(space.open) <= {"template", "words", "patterns"}
         assert presets.about(name).endswith(".")
     quick = Space.merge(*(presets.load(name) for name in ("zero_shot", "soft_verbalizer", "hard")))
     assert presets.load("quick") == quick
@@ -34,7 +34,8 @@ def test_full_asks_every_method_as_its_own_preset_does():
     assert set(full.methods) == {
         name
         for name in presets.names()
-        if presets.load(name).open and name not in ("full", "quick")
+        # pet needs texts without labels, which not every search has
+        if presets.load(name).open and name not in ("full", "quick", "pet")
     }
     for method in full.methods:
         alone, within = presets.load(method), full.override("method", method)

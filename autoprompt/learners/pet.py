@@ -28,15 +28,12 @@ from autoprompt.learners.base import LearnerError
 from autoprompt.learners.head import Head
 from autoprompt.learners.prompted import Prompted
 from autoprompt.learners.training import Settings
+from autoprompt.learners.workshop import MOST_LABELED
 from autoprompt.text.template import Template
 from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
     from autoprompt.learners.workshop import Workshop
-
-#: Unlabelled texts that the models label at most: every model reads all of them, and what the pupil
-#: is taught from is a few hundred steps' rows. The paper takes 10,000 a class, on GPUs.
-MOST_LABELED = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +118,7 @@ class Pet:
         return [(p, r) for p in range(len(self._patterns)) for r in repetitions]
 
     def drawn_texts(self, examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
-        """Unlabelled texts in a drawn order, `MOST_LABELED` at most.
+        """Unlabelled texts in a drawn order, as many as the workshop allows.
 
         Those equal to a labelled row that is not among `examples` are left out: on such rows the
         classifier will be scored, and a text it was taught with, if not its label, is no new one.

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Unlabelled texts that join the training texts in a calibration prior: its error is far below the
 # spread between blocks by then, and each costs a forward per template.
 MOST_UNLABELED = 128
+# Unlabelled texts that an ensemble labels at most: each of its models reads all of them, and its
+# pupil is taught with a few hundred rows. PET's paper takes 10,000 a class, on GPUs.
+MOST_LABELED = 1_000
 # Answer states kept at least, about 1.5 kB each for the built-in model.
 CACHED_ANSWERS = 20_000
 # So many labelled rows are read ahead with a template's first; of more, what is asked for.

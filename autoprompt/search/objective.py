@@ -18,7 +18,7 @@ from autoprompt.data.metrics import metrics
 from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import CandidateError, build
-from autoprompt.learners.workshop import Workshop
+from autoprompt.learners.workshop import MOST_LABELED, Workshop
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
 from autoprompt.search.study import resolve
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from autoprompt.proposals.label_words import WordReader
 
 SEARCH, CONFIRM = "search", "confirm"
+#: A forward pass, of the forward and backward one that a trained row takes.
+READING_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Bench:
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
         self.seconds[candidate.digest] = took
-        if work := _trained_rows(candidate):
+        if work := self._trained_rows(candidate):
             self.pace = took / work
         return found, learner.tokens
 
@@ -141,7 +143,19 @@ class Bench:
     def expected(self, candidate: Candidate) -> float:
         """Seconds a block of the candidate will take: as its last, or by what it trains."""
         known = self.seconds.get(candidate.digest)
-        return self.pace * _trained_rows(candidate) if known is None else known
+        return self.pace * self._trained_rows(candidate) if known is None else known
+
+    def _trained_rows(self, candidate: Candidate) -> float:
+        """Rows that pass through trainings of the model, those it only reads as a third of one;
+        0 where none is trained."""
+        steps = int(candidate.get("steps", candidate.get("prompt_steps", 0)))
+        read = 0.0
+        if (patterns := candidate.get("patterns")) is not None:
+            models = len(json.loads(patterns)) * int(candidate.get("repetitions", 1))
+            models *= int(candidate.get("generations", 1))
+            steps = models * steps + int(candidate.get("distillation_steps", 0))
+            read = models * min(len(self.workshop.every_unlabeled), MOST_LABELED) * READING_SHARE
+        return steps * int(candidate.get("batch_size", 0)) + read
 
     def inside(self, candidate: Candidate, part: Block, train: Sequence[Example]) -> Candidate:
         """The candidate as this block may know it: words that were proposed from all rows are
@@ -193,16 +207,6 @@ class Bench:
             baseline=baseline,
             versions=self.versions,
         )
-
-
-def _trained_rows(candidate: Candidate) -> int:
-    """Rows that pass through trainings of the model; 0 where none is trained."""
-    steps = int(candidate.get("steps", candidate.get("prompt_steps", 0)))
-    if (patterns := candidate.get("patterns")) is not None:
-        models = len(json.loads(patterns)) * int(candidate.get("repetitions", 1))
-        steps *= models * int(candidate.get("generations", 1))
-    steps += int(candidate.get("distillation_steps", 0))
-    return steps * int(candidate.get("batch_size", 0))
 
 
 def _words(words: str | None) -> dict[str, list[str]] | None:

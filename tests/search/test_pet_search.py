@@ -51,10 +51,11 @@ def test_from_search_to_predictions(
         "{mask} : {text}",
     ]
     assert "3 patterns: a {text} was {mask} ! …" in toy.command("leaderboard", run).out
-    test = toy.write_csv(tmp_path / "test.csv", toy.rows(6, first=80))
+    test = toy.write_csv(tmp_path / "test.csv", toy.rows(6, first=45))
     exam = toy.command("test", run, test, "--json")
     assert exam.code == 0, exam.err
     assert exam.document["method"] == "pet"
+    assert "10 test rows are also among the unlabelled texts" in exam.err
     assert toy.command("report", run).code == 0
     assert "The patterns" in (run / "report.html").read_text()
     bundle = tmp_path / "bundle"

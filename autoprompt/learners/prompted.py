@@ -169,7 +169,7 @@ class Prompted:
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
-        batch_loss = self._asked(examples, rows).batch_loss
+        batch_loss: Callable[[list[int]], torch.Tensor] = self._asked(examples, rows).batch_loss
         if self._auxiliary is not None:
             batch_loss = self._beside(batch_loss, self._auxiliary, settings, seed)
         try:

@@ -51,16 +51,17 @@ def draw(
     """
     shifted = numpy.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    labels, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    labels, sure = scores.argmax(axis=1), probabilities.max(axis=1)
     dice = numpy.random.RandomState(seed)
     rows: list[int] = []
     classes: list[int] = []
     for label, count in enumerate(wanted):
         found = numpy.flatnonzero(labels == label)
-        if not len(found):
+        if count and not len(found):
             log.warning("iPET: no text is labelled as class %d; its set stays as it is", label)
-            continue
         size = min(count, len(found))
+        if not size:
+            continue
         weights = sure[found] / sure[found].sum()
         rows += dice.choice(found, size=size, replace=False, p=weights).tolist()
         classes += [label] * size

@@ -8,9 +8,17 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import toy
 from launched import start, wait_until
+
+from autoprompt.search import study as studies
+from autoprompt.search.choices import Pools
+from autoprompt.search.patterns import with_patterns
+from search_spaces import presets
+from search_spaces.space import Space
+from storage.records import PoolEntry
 
 PET = ("--preset", "pet", *toy.TINY, *toy.GIVEN_POOLS)
 #: Long enough to be killed in: eight models a block.
@@ -88,20 +96,29 @@ def test_sets_of_templates_are_not_given(
     assert "give templates with --template" in said.err
 
 
-def test_beside_other_methods(
-    toy_data: Path, tiny_model: Path, unlabeled: Path, tmp_path: Path
-) -> None:
-    """Merged with a preset that reads single templates, each trial has what its method needs."""
-    said = search(
-        *(toy_data, "--out", tmp_path / "run", "--model", tiny_model, "--trials", 4, "--json"),
-        *("--unlabeled", unlabeled, "--preset", "zero_shot", *PET),
+def test_beside_other_methods() -> None:
+    """Merged with a preset that reads single templates, each first trial has what its method
+    needs, and texts in the place of ids."""
+    templates = tuple(
+        PoolEntry("template", f"t{n:03d}", f"{{text}} {n} {{mask}}", "manual", -1.0 - n)
+        for n in range(2)
     )
-    assert said.code == 0, said.err
-    for row in said.document["leaderboard"]:
-        if row["baseline"]:
-            continue
-        assert (row["template"] is None) == (row["method"] == "pet")
-        assert ("patterns" in row["settings"]) == (row["method"] == "pet")
+    words = PoolEntry("words", "v00", '{"bad":["dull"],"good":["brave"]}', "manual", -1.0)
+    first = PoolEntry("first", "f00", "t001 v00", "rank", -1.0)
+    pools = with_patterns(Pools((*templates, words, first)))
+    space = Space.merge(presets.load("zero_shot"), presets.load("hard"), presets.load("pet"))
+    space = studies.with_pools(space, pools)
+    space.check()
+    found = {}
+    for params in studies.first_params(space, pools, rows=32):
+        candidate = space.suggest(optuna.trial.FixedTrial(params))
+        found[candidate["method"]] = studies.resolve(candidate, pools).values
+    assert found.keys() == {"zero_shot", "hard", "pet"}
+    for method, values in found.items():
+        assert ("template" in values) == (method != "pet")
+        assert ("patterns" in values) == (method == "pet")
+    assert json.loads(found["pet"]["patterns"]) == ["{text} 0 {mask}", "{text} 1 {mask}"]
+    assert found["pet"]["generations"] == found["pet"]["repetitions"] == 1
 
 
 def test_killed_while_models_are_trained(

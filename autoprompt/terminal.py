@@ -19,6 +19,7 @@ from autoprompt.report.leaderboard import (
     Row,
     distinct,
     first_line,
+    patterns,
     table,
     winner,
     words_line,
@@ -226,8 +227,9 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
     """First the answer and its prompt, then one line a candidate: a sampler suggests some often."""
     best = winner(rows)
     lines = [first_line(rows)]
-    if best and best.template:
-        lines += [f"  template  {best.template}", f"  words     {words_line(best.label_words)}"]
+    if best and (best.template or patterns(best)):
+        lines += [f"  template  {text}" for text in patterns(best) or (best.template,)]
+        lines.append(f"  words     {words_line(best.label_words)}")
         if shown := demonstrations_line(best.settings):
             lines.append(f"  shows     {shown}")
     heads, table_rows = table([row for row, _ in distinct(rows)])

@@ -43,9 +43,16 @@ KINDS: dict[str, type] = {
     "trigger_position": str,
     "trigger_steps": int,
     "trigger_candidates": int,
+    "patterns": str,
+    "auxiliary_weight": float,
+    "repetitions": int,
+    "generations": int,
+    "distillation_steps": int,
+    "temperature": float,
+    "reduction": str,
 }
 NAMES = tuple(KINDS)
-OPEN = ("template", "words")  # filled from the candidate pools once these are frozen
+OPEN = ("template", "words", "patterns")  # filled from the candidate pools once these are frozen
 
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": ("verbalizer", "head"),
@@ -67,6 +74,7 @@ _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "reparametrisation": ("direct", "mlp", "lstm", "lstm_lama"),
     "trigger_position": ("cue", "before_cue", "after_bos", "end", "split"),
+    "reduction": ("wmean", "mean"),
 }
 _ABOVE_ZERO: dict[str, str] = {
     "learning_rate": "5e-5",
@@ -74,6 +82,7 @@ _ABOVE_ZERO: dict[str, str] = {
     "network_learning_rate": "1e-3",
     "annealing": "10",
     "shrinkage": "0.3",
+    "temperature": "2",
 }
 _LOWEST: dict[str, int] = {
     "steps": 1,
@@ -88,6 +97,10 @@ _LOWEST: dict[str, int] = {
     "trigger_length": 1,
     "trigger_steps": 1,
     "trigger_candidates": 1,
+    "auxiliary_weight": 0,
+    "repetitions": 1,
+    "generations": 1,
+    "distillation_steps": 1,
 }
 _HIGHEST: dict[str, int] = {"demonstrations": 16}  # so many are named in conditions on it
 

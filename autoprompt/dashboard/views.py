@@ -24,6 +24,8 @@ def note(row: Row) -> str:
     lines = [f"**{escape(row.method)}** · {escape(row.state)}{' · baseline' * row.baseline}", ""]
     if row.template:
         lines += ["Prompt", "", *fenced(prompt.read_aloud(row.template)), ""]
+    if several := leaderboard.patterns(row):
+        lines += ["Patterns", "", *fenced("\n".join(map(prompt.read_aloud, several))), ""]
     if row.label_words:
         lines += ["| label | words | the prompt, answered |", "| --- | --- | --- |"]
         for label, words in row.label_words.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from search_spaces.candidate import Candidate
 
 if TYPE_CHECKING:
     from autoprompt.learners.training import Settings
+    from autoprompt.models.backbone import Backbone
     from autoprompt.prompts.base import Method
     from autoprompt.prompts.key_values import PrefixMethod
 
@@ -32,6 +34,8 @@ PROMPT_METHODS = (
     TRIGGERS,
     *LEARNED_PROMPTS,
 )
+#: Methods whose learner is taught with texts without labels.
+TAUGHT_UNLABELED = ("pet",)
 TRAINABLE = ("none", "verbalizer", "prompt", "bias", "all")
 READOUTS = ("verbalizer", "head")
 CALIBRATIONS = ("none", "prior", "contextual")
@@ -53,7 +57,7 @@ class CandidateError(ValueError):
 
 def needs_model(candidate: Candidate) -> bool:
     """Whether the candidate's answers come from the run's language model."""
-    return candidate["method"] in (*PROMPT_METHODS, "fine_tuning")
+    return candidate["method"] in (*PROMPT_METHODS, *TAUGHT_UNLABELED, "fine_tuning")
 
 
 def needs_encoder(candidate: Candidate) -> bool:
@@ -98,6 +102,8 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         return _triggered(candidate, task, workshop)
     if method in PROMPT_METHODS:
         return _prompted(candidate, task, workshop)
+    if method == "pet":
+        return _pet(candidate, task, workshop)
     if method == "fine_tuning":
         from autoprompt.learners.head import Head
 
@@ -114,7 +120,7 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         from autoprompt.learners.majority import Majority
 
         return Majority(task)
-    known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *BASELINES)))
+    known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *TAUGHT_UNLABELED, *BASELINES)))
     raise CandidateError(f"method: {method!r} is unknown; choose one of {known}")
 
 
@@ -229,15 +235,7 @@ def _asked(candidate: Candidate, task: Task, workshop: Workshop) -> tuple[Templa
     """The candidate's template and the ids of its words."""
     template = parse(str(_value(candidate, "template")))
     check_template(template, task.kind)
-    verbalizer = Verbalizer.from_json(str(_value(candidate, "words")))
-    if verbalizer.labels != task.labels:
-        raise CandidateError(
-            f"words: labels {', '.join(verbalizer.labels)} are not the task's "
-            f"{', '.join(task.labels)}; give words for exactly these, in this order"
-        )
-    backbone = workshop.backbone
-    multi_token = "refuse" if backbone.one_token else workshop.multi_token
-    return template, check_words(verbalizer, backbone.tokenizer, multi_token)
+    return template, _words(candidate, task, workshop)
 
 
 def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
@@ -320,6 +318,82 @@ def _calibration(
             "has no words of its own, with this vocabulary; give it words, or use prior"
         )
     return lambda learner: Calibrated(learner, lambda rows: texts)
+
+
+def _words(candidate: Candidate, task: Task, workshop: Workshop) -> WordIds:
+    verbalizer = Verbalizer.from_json(str(_value(candidate, "words")))
+    if verbalizer.labels != task.labels:
+        raise CandidateError(
+            f"words: labels {', '.join(verbalizer.labels)} are not the task's "
+            f"{', '.join(task.labels)}; give words for exactly these, in this order"
+        )
+    backbone = workshop.backbone
+    multi_token = "refuse" if backbone.one_token else workshop.multi_token
+    return check_words(verbalizer, backbone.tokenizer, multi_token)
+
+
+def _pet(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    from dataclasses import replace
+
+    from autoprompt.learners.distillation import REDUCTIONS
+    from autoprompt.learners.pet import Pet, PetSettings
+
+    patterns = tuple(parse(text) for text in read_patterns(str(_value(candidate, "patterns"))))
+    for pattern in patterns:
+        check_template(pattern, task.kind)
+        if slots(pattern):
+            raise TemplateError(
+                f"patterns: {str(pattern)!r} has {{soft:N}}, which 'pet' does not train; use "
+                "words instead"
+            )
+    for name, idle in (("trainable", "all"), ("calibration", "none")):
+        if (value := candidate.get(name, idle)) != idle:
+            raise CandidateError(f"{name}: {value!r}, but 'pet' knows {idle!r} alone; set that")
+    weight = float(candidate.get("auxiliary_weight", 0.0))
+    if not 0.0 <= weight < 1.0:
+        raise CandidateError(f"auxiliary_weight: {weight} is no share; give 0 to below 1")
+    if weight and (problem := no_auxiliary(workshop.backbone)):
+        raise CandidateError(f"auxiliary_weight: {weight}, but {problem}; set 0")
+    reduction = str(candidate.get("reduction", "wmean"))
+    if reduction not in REDUCTIONS:
+        raise CandidateError(
+            f"reduction: {reduction!r} is unknown; choose one of {', '.join(REDUCTIONS)}"
+        )
+    training = _settings(candidate)
+    settings = PetSettings(
+        training=training,
+        distillation=replace(training, steps=int(_value(candidate, "distillation_steps"))),
+        auxiliary_weight=weight,
+        repetitions=int(candidate.get("repetitions", 1)),
+        generations=int(candidate.get("generations", 1)),
+        temperature=float(candidate.get("temperature", 2.0)),
+        reduction=reduction,
+    )
+    words = _words(candidate, task, workshop)
+    return Pet(task, workshop, patterns, words, settings, name=candidate.digest)
+
+
+def read_patterns(text: str) -> tuple[str, ...]:
+    """The templates of a `patterns` value, a JSON list of distinct texts; `CandidateError`."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not found or not all(isinstance(t, str) for t in found):
+        raise CandidateError(
+            f'patterns: {text!r} is no list of templates; give for example ["{{text}} {{mask}}"]'
+        )
+    twice = [one for place, one in enumerate(found) if one in found[:place]]
+    if twice:
+        raise CandidateError(f"patterns: {twice[0]!r} is there twice; give it once")
+    return tuple(found)
+
+
+def no_auxiliary(backbone: Backbone) -> str:
+    """Why the model cannot learn hidden words beside labels, '' where it can."""
+    from autoprompt.learners.auxiliary import fills_gaps
+
+    return "" if fills_gaps(backbone) else f"{backbone.name!r} is no masked language model"
 
 
 def _settings(candidate: Candidate) -> Settings:

@@ -29,6 +29,7 @@ from autoprompt.learners.build import (
     compares,
     needs_encoder,
     needs_model,
+    read_patterns,
 )
 from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
@@ -40,6 +41,7 @@ from search_spaces.candidate import Candidate
 
 SCHEMA = 1
 PROMPT, METRICS, PROVENANCE, CARD = "prompt.toml", "metrics.json", "provenance.json", "README.md"
+_PROMPT = ("template", "patterns", "words")  # values that `[prompt]` holds
 PROOF_ROWS = 8
 TOLERANCE = 1e-4  # of a probability, between this process and a clean one
 PROOF_SECONDS = 600
@@ -222,18 +224,21 @@ def _describe(
     learner: Learner, candidate: Candidate, task: Task, directory: Path, workshop: Workshop
 ) -> dict[str, Any]:
     learned = {k: v for k, v in learner.save(directory).items() if v is not None}
-    prompt = {}
+    prompt: dict[str, Any] = {}
     if "template" in candidate:
+        prompt["template"] = learned.get(TEMPLATE, candidate["template"])
+    if "patterns" in candidate:
+        prompt["patterns"] = list(read_patterns(candidate["patterns"]))
+    if "words" in candidate:
         verbalizer = Verbalizer.from_json(candidate["words"])
-        prompt = {
-            "template": learned.get(TEMPLATE, candidate["template"]),
-            "words": [{"label": label, "words": list(words)} for label, words in verbalizer.words],
-        }
+        prompt["words"] = [
+            {"label": label, "words": list(words)} for label, words in verbalizer.words
+        ]
     described: dict[str, Any] = {
         "schema": SCHEMA,
         "task": {"kind": task.kind, "labels": list(task.labels)},
         "prompt": prompt,
-        "settings": {k: v for k, v in candidate.values.items() if k not in ("template", "words")},
+        "settings": {k: v for k, v in candidate.values.items() if k not in _PROMPT},
         "learned": learned,
     }
     if needs_model(candidate):
@@ -270,7 +275,11 @@ def _candidate(described: Mapping[str, Any]) -> Candidate:
     prompt = described.get("prompt") or {}
     if prompt:
         pairs = tuple((entry["label"], tuple(entry["words"])) for entry in prompt["words"])
-        values |= {"template": prompt["template"], "words": Verbalizer(pairs).to_json()}
+        values["words"] = Verbalizer(pairs).to_json()
+        if "patterns" in prompt:
+            values["patterns"] = json.dumps(prompt["patterns"], ensure_ascii=False)
+        else:
+            values["template"] = prompt["template"]
     return Candidate(values)
 
 

@@ -41,14 +41,13 @@ def _prompt(described: Mapping[str, Any]) -> str:
     prompt = described.get("prompt")
     if not prompt:
         return ""
+    if "patterns" in prompt:
+        return _patterns(prompt, described.get("learned", {}))
     pair = described["task"]["kind"] == "pair"
     shown = render_for_people(
         parse(prompt["template"]), "Your text.", "Your second text." if pair else None
     )
-    words = "\n".join(
-        f"| {_plain(entry['label'])} | {', '.join(_plain(word) for word in entry['words'])} |"
-        for entry in prompt["words"]
-    )
+    words = _words(prompt)
     trained = described["settings"].get("trainable")
     notes = {
         "verbalizer": "The words are where the trained class vectors in `weights.safetensors` "
@@ -67,7 +66,30 @@ def _prompt(described: Mapping[str, Any]) -> str:
         note = f"{learned} {note}".strip()
     return (
         f"## Prompt\n\n```\n{prompt['template']}\n```\n\nA text becomes\n\n```\n{shown}\n```\n\n"
-        f"| label | words |\n| --- | --- |\n{words}" + (f"\n\n{note}" if note else "")
+        f"{words}" + (f"\n\n{note}" if note else "")
+    )
+
+
+def _words(prompt: Mapping[str, Any]) -> str:
+    lines = "\n".join(
+        f"| {_plain(entry['label'])} | {', '.join(_plain(word) for word in entry['words'])} |"
+        for entry in prompt["words"]
+    )
+    return f"| label | words |\n| --- | --- |\n{lines}"
+
+
+def _patterns(prompt: Mapping[str, Any], learned: Mapping[str, Any]) -> str:
+    """Of a classifier that several prompts taught: it reads bare texts itself."""
+    right = learned.get("pattern_accuracies") or [None] * len(prompt["patterns"])
+    shown = "\n".join(
+        f"{template}" + ("" if share is None else f"    ({share:.2f} right before training)")
+        for template, share in zip(prompt["patterns"], right, strict=False)
+    )
+    return (
+        "## Patterns\n\nThe classifier reads a text as it is. It was taught by language models "
+        "that were tuned with these patterns and labelled texts without labels; the share of the "
+        "labelled rows that each had right before training is what weighs them where `reduction` "
+        f"is `wmean`.\n\n```\n{shown}\n```\n\n{_words(prompt)}"
     )
 
 

@@ -3,7 +3,7 @@ template."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,8 +58,26 @@ class Head:
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Train a fresh head from `seed`, with the model or with a fresh prefix."""
+        device = self._workshop.backbone.device
+        targets = torch.tensor(self._task.label_ids(examples), device=device)
+        self.train(
+            examples,
+            lambda logits, chosen: functional.cross_entropy(logits, targets[chosen]),
+            seed=seed,
+            deadline=deadline,
+        )
+
+    def train(
+        self,
+        examples: Sequence[Example],
+        loss: Callable[[torch.Tensor, list[int]], torch.Tensor],
+        *,
+        seed: int,
+        deadline: float | None = None,
+    ) -> None:
+        """The same on any loss of a batch's logits [B, C] and its rows' numbers; no label is read
+        here."""
         backbone = self._workshop.backbone
-        targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
         rows = self._encode(examples)
         self._head = self._fresh(seed)
         prompt = None
@@ -74,7 +92,7 @@ class Head:
         def batch_loss(chosen: list[int]) -> torch.Tensor:
             self.tokens += sum(len(rows[index].ids) for index in chosen)
             logits = self._logits(backbone.batch([rows[index] for index in chosen]))
-            return functional.cross_entropy(logits, targets[chosen])
+            return loss(logits, chosen)
 
         try:
             shrink = self._workshop.optimiser.run(

@@ -26,6 +26,7 @@ from autoprompt.text.template import Template, render
 from autoprompt.text.verbalizer import WordIds
 
 if TYPE_CHECKING:
+    from autoprompt.learners.auxiliary import Auxiliary
     from autoprompt.learners.workshop import Workshop
 
 
@@ -34,7 +35,8 @@ class Prompted:
     (PET, LM-BFF), `bias`, or none; and `method`, if there is one, a prompt beside them or alone.
 
     `demonstrations` stand beside every query, drawn anew whenever training meets it; at prediction
-    the class scores of its samples are averaged (LM-BFF, section 6).
+    the class scores of its samples are averaged (LM-BFF, section 6). `auxiliary`: texts without
+    labels whose hidden words are learned beside, where all is tuned.
     """
 
     def __init__(
@@ -48,12 +50,13 @@ class Prompted:
         tuned: str = "",
         method: Method | None = None,
         demonstrations: Demonstrations | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         self.tokens = 0
         self._task, self._workshop, self._template = task, workshop, template
         self._words, self._answers = words, Answers(words, workshop.backbone.device)
         self._training, self._tuned, self._method = training, tuned, method
-        self._demonstrations = demonstrations
+        self._demonstrations, self._auxiliary = demonstrations, auxiliary
         self._placed = Placed(template) if method is None else method.place(template)
         self._prompt: Prompt | Fitted | None = None
         self._generation: int | None = None  # of the backbone's weights, where they are ours
@@ -159,15 +162,19 @@ class Prompted:
         trainable = Trainable((), ())
         if self._tuned:
             used = {token for encoded in rows.values() for row in encoded for token in row.ids}
+            if self._auxiliary is not None:  # any word may stand in for a hidden one
+                used = set(range(backbone.vocabulary_size))
             trainable = backbone.weights.start(
                 torch.tensor(sorted(used)),
                 answers.token_ids,
-                whole_vocabulary=answers.multi_token,
+                whole_vocabulary=answers.multi_token or self._auxiliary is not None,
                 biases=self._tuned == "bias",
             )
         if prompt is not None:
             trainable = replace(trainable, prompt=prompt.parameters())
-        batch_loss = self._asked(met, rows).batch_loss
+        batch_loss: Callable[[list[int]], torch.Tensor] = self._asked(met, rows).batch_loss
+        if self._auxiliary is not None:
+            batch_loss = self._beside(batch_loss, self._auxiliary, settings, seed)
         try:
             shrink = self._workshop.optimiser.run(
                 trainable, batch_loss, order, settings, deadline=deadline
@@ -252,6 +259,26 @@ class Prompted:
 
     def _read(self, tokens: int) -> None:
         self.tokens += tokens
+
+    def _beside(
+        self,
+        batch_loss: Callable[[list[int]], torch.Tensor],
+        auxiliary: Auxiliary,
+        settings: Settings,
+        seed: int,
+    ) -> Callable[[list[int]], torch.Tensor]:
+        """The labels' loss and, at every step, that of as many texts without labels."""
+        from autoprompt.learners.auxiliary import joined, masked_loss
+
+        rows = self._rows(auxiliary.texts)[min(self._answers.lengths)]
+        masked = masked_loss(self._workshop.backbone, rows, settings, seed)
+        each = sum(len(row.ids) for row in rows) / len(rows)
+
+        def both(chosen: list[int]) -> torch.Tensor:
+            self.tokens += round(each * settings.batch_size)
+            return joined(batch_loss(chosen), masked(), auxiliary.weight)
+
+        return both
 
     def _fitted(self) -> Fitted:
         assert self._prompt is not None, "fit or load first"

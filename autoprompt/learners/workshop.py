@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprompt.data.task import Example, Task
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from autoprompt.learners.beginnings import Beginnings
     from autoprompt.learners.prompt_pool import PromptPool
+    from autoprompt.learners.scratch import Scratch
     from autoprompt.learners.training import Optimiser
     from autoprompt.models.backbone import Backbone
     from autoprompt.models.inputs import Encoded
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 # Unlabelled texts that join the training texts in a calibration prior: its error is far below the
 # spread between blocks by then, and each costs a forward per template.
 MOST_UNLABELED = 128
+# Unlabelled texts that an ensemble labels at most: each of its models reads all of them, and its
+# pupil is taught with a few hundred rows. PET's paper takes 10,000 a class, on GPUs.
+MOST_LABELED = 1_000
 # Answer states kept at least, about 1.5 kB each for the built-in model.
 CACHED_ANSWERS = 20_000
 # So many labelled rows are read ahead with a template's first; of more, what is asked for.
@@ -32,7 +37,8 @@ READ_AHEAD = 512
 
 class Workshop:
     """Loads nothing until asked. `labelled` are all rows of the run, of which folds are made;
-    `unlabeled` texts sharpen calibration priors; prompts can begin with `prompt_pool`."""
+    `unlabeled` texts sharpen calibration priors, the first of them, and are labelled by ensembles;
+    prompts can begin with `prompt_pool`. `scratch`: a folder for what long fits have finished."""
 
     def __init__(
         self,
@@ -46,13 +52,16 @@ class Workshop:
         revision: str | None = None,
         multi_token: str = "masks",
         prompt_pool: PromptPool | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self.task, self.model, self.revision = task, model, revision
         self.device, self.precision = device, precision
         self.labelled = tuple(labelled)
         self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
+        self.every_unlabeled = tuple(unlabeled)
         self.multi_token = multi_token
         self.prompt_pool = prompt_pool
+        self._scratch = scratch
         self._answers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
 
     @cached_property
@@ -82,6 +91,13 @@ class Workshop:
         from autoprompt.learners.beginnings import Beginnings
 
         return Beginnings(self.backbone)
+
+    @cached_property
+    def scratch(self) -> Scratch:
+        """What a long fit has finished, for the same fit in a process after this one was killed."""
+        from autoprompt.learners.scratch import Scratch
+
+        return Scratch(self._scratch)
 
     @cached_property
     def sentence_encoder(self) -> SentenceEncoder:

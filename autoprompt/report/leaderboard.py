@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -189,12 +190,28 @@ def table(ranked_rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, 
             figure(one.lower_bound),
             f"{one.blocks} {one.stage}".strip(),
             f"{one.seconds:.1f}",
-            one.template or "",
+            asked(one),
             words_line(one.label_words),
         )
         for one in ranked_rows
     ]
     return COLUMNS, lines
+
+
+def patterns(one: Row) -> tuple[str, ...]:
+    """The templates of an ensemble's models, () for a row of one template or none."""
+    return tuple(json.loads(one.settings.get("patterns", "[]")))
+
+
+def asked(one: Row) -> str:
+    """What the row asks with, on one line: its template, or of several their number and the first;
+    '' where it has none."""
+    several = patterns(one)
+    if not several:
+        return one.template or ""
+    return f"{len(several)} pattern{'s' if len(several) > 1 else ''}: {several[0]}" + (
+        " …" if len(several) > 1 else ""
+    )
 
 
 def figure(value: float | None) -> str:

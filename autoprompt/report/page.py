@@ -53,6 +53,7 @@ def render(summary: Summary) -> str:
     environment.filters.update(
         figure=leaderboard.figure,
         segments=prompt.segments,
+        patterns=leaderboard.patterns,
         points=_points,
         duration=_duration,
         moment=_moment,

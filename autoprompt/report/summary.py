@@ -229,7 +229,7 @@ def _test_line(record: TestRecord) -> TestLine:
 
 
 def _pools(store: Store, study: StudyRecord) -> tuple[tuple[str, tuple[PoolEntry, ...]], ...]:
-    kinds = ("template", "words")
+    kinds = ("template", "words", "patterns")
     found = ((kind, tuple(store.pool(study.id, kind))) for kind in kinds)
     return tuple((kind, entries) for kind, entries in found if entries)
 

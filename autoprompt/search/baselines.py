@@ -50,9 +50,7 @@ def run_blocks(
             part = bench.block(stage, index)
             found, used = bench.run_block(candidate, part, limit)
             tokens += used
-            bench.store.record_block(
-                row, stage=stage, block=index, seed=part.seed, fold=part.fold, metrics=found
-            )
+            bench.record(row, part, found)
         values.append(found[bench.metric])
     return values, tokens
 

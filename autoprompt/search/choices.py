@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Kinds of pool entries; FIRST are the pairs worth trying first, as "template id, words id".
 TEMPLATE, WORDS, FIRST = "template", "words", "first"
+#: Sets of the templates, each a JSON list: what an ensemble asks with.
+PATTERNS = "patterns"
 #: Sources of entries that no labelled row had a part in.
 GIVEN = ("user", "manual")
 #: The candidate value that says how its words were proposed; blocks choose them anew by it.

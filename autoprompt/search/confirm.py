@@ -42,8 +42,9 @@ def finalists(rows: Sequence[Row], top: int) -> list[Row]:
 
 def _prompt(row: Row) -> tuple[str, str | None, str]:
     """What the settings apply to; a method without a prompt is told apart by its settings."""
-    rest = row.settings if row.template is None else row.label_words
-    return row.method, row.template, json.dumps(rest, sort_keys=True)
+    asked = row.template or row.settings.get("patterns")
+    rest = row.settings if asked is None else row.label_words
+    return row.method, asked, json.dumps(rest, sort_keys=True)
 
 
 def _search_mean(row: Row) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from autoprompt.data.metrics import METRICS, accuracy_ci95, metrics
 from autoprompt.data.readers import Table
 from autoprompt.data.splits import overlap
-from autoprompt.data.task import Example, Task
+from autoprompt.data.task import Example, Task, content_key
 from autoprompt.learners.bundle import load_bundle
 from autoprompt.learners.workshop import Workshop
 from autoprompt.report.leaderboard import Row, rows, winner
@@ -77,6 +77,9 @@ def examine(
     known = set(overlap(labelled, table.examples))
     if pool := workshop.prompt_pool:  # its rows were trained on too
         known |= {i for i, row in enumerate(table.examples) if pool.has_seen(row)}
+    texts = {content_key(text) for text in workshop.every_unlabeled}
+    if shared := sum(content_key(row) in texts for row in table.examples):
+        say(f"{shared} test rows are also among the unlabelled texts, which the search has read")
     clean = [i for i in range(len(table.examples)) if i not in known]
     truth = task.label_ids(table.examples)
     found: list[dict[str, Any]] = []

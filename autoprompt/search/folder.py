@@ -86,7 +86,7 @@ class RunFolder:
 
     `run.toml` what was asked for, `labelled.jsonl` and `unlabeled.jsonl` the rows (mode 600),
     `pool/` the prompt pool that was given, `study.db` the database unless another was named,
-    `bundle/` the trained winner.
+    `bundle/` the trained winner, `work/` what a fit in progress has finished.
     """
 
     path: Path
@@ -110,6 +110,10 @@ class RunFolder:
     @property
     def bundle(self) -> Path:
         return self.path / "bundle"
+
+    @property
+    def work(self) -> Path:
+        return self.path / "work"
 
     @property
     def exists(self) -> bool:
@@ -207,6 +211,10 @@ class RunFolder:
                 f"{self.rows}: not the rows that the run was started with; restore the file"
             )
         return found
+
+    def clear_work(self) -> None:
+        """Remove what fits left that were never recorded."""
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def read_unlabeled(self) -> tuple[Example, ...]:
         return read_rows(self.unlabeled) if self.unlabeled.exists() else ()

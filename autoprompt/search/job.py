@@ -28,7 +28,13 @@ from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.settings import Options
-from autoprompt.search.space import fitting, open_space, preset_texts, slotless
+from autoprompt.search.space import (
+    check_unlabeled,
+    fitting,
+    open_space,
+    preset_texts,
+    slotless,
+)
 from autoprompt.search.stop import Stopped, interruptible
 from search_spaces.dimension import Choice
 from search_spaces.space import Space
@@ -72,6 +78,7 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
         prepared = prepare(data, options, folder, listener.say)
         settings = prepared.settings
         space, own = preset_texts(open_space(settings, prepared.pool))
+        check_unlabeled(space, len(prepared.unlabeled))
         texts = own | settings.config.space
         asked = read_asked(
             settings.templates, settings.words, texts, prepared.task, slotless(space)
@@ -105,6 +112,7 @@ def _run(
         unlabeled=prepared.unlabeled,
         multi_token=config.words.multi_token,
         prompt_pool=prepared.pool,
+        scratch=prepared.folder.work,
     )
     versions = studies.versions(workshop)
     startup = _startup(workshop, clock)
@@ -168,6 +176,7 @@ def _run(
                 listener.say(f"trial {best.trial} failed: {problem}")
                 studies.fail(store, best.trial, str(problem))
         store.update_study(record.id, stage="done", seconds=clock.seconds)
+        prepared.folder.clear_work()
     except (Stopped, KeyboardInterrupt):
         with suppress(StoreUnavailable, optuna.exceptions.StorageInternalError):
             studies.put_back(optuna_study, store, record.id, died=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -17,7 +18,7 @@ from autoprompt.data.metrics import metrics
 from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import CandidateError, build
-from autoprompt.learners.workshop import Workshop
+from autoprompt.learners.workshop import MOST_LABELED, Workshop
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
 from autoprompt.search.study import resolve
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from autoprompt.proposals.label_words import WordReader
 
 SEARCH, CONFIRM = "search", "confirm"
+#: A forward pass, of the forward and backward one that a trained row takes.
+READING_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,18 @@ class Bench:
             self.trigger_pace = took / tried
         return found, learner.tokens
 
+    def record(self, row: int, part: Block, found: dict[str, float]) -> None:
+        """Store a block's metrics; what its fit kept for a process after this one can go."""
+        self.store.record_block(
+            row,
+            stage=part.stage,
+            block=part.index,
+            seed=part.seed,
+            fold=part.fold,
+            metrics=found,
+        )
+        self.workshop.scratch.sweep()
+
     def expected(self, candidate: Candidate) -> float:
         """Seconds a block of the candidate will take: as its last, or by what it has to do."""
         known = self.seconds.get(candidate.digest)
@@ -142,11 +157,18 @@ class Bench:
         read = self.pace * work if work else self.shown_pace * self._shown_texts(candidate)
         return read + self.trigger_pace * _tried_triggers(candidate)
 
-    def _trained_texts(self, candidate: Candidate) -> int:
-        """Texts that pass through a training of the model; 0 where none is trained."""
-        steps = candidate.get("steps", candidate.get("prompt_steps", 0))
+    def _trained_texts(self, candidate: Candidate) -> float:
+        """Texts that pass through trainings of the model, those it only reads as a third of one;
+        0 where none is trained."""
+        steps = int(candidate.get("steps", candidate.get("prompt_steps", 0)))
+        read = 0.0
+        if (patterns := candidate.get("patterns")) is not None:
+            models = len(json.loads(patterns)) * int(candidate.get("repetitions", 1))
+            models *= int(candidate.get("generations", 1))
+            steps = models * steps + int(candidate.get("distillation_steps", 0))
+            read = models * min(len(self.workshop.every_unlabeled), MOST_LABELED) * READING_SHARE
         beside = int(candidate.get("demonstrations", 0)) * len(self.task.labels)
-        return int(steps) * int(candidate.get("batch_size", 0)) * (1 + beside)
+        return steps * int(candidate.get("batch_size", 0)) * (1 + beside) + read
 
     def _shown_texts(self, candidate: Candidate) -> int:
         """Texts that are read for one query with demonstrations; 0 without any."""
@@ -301,9 +323,7 @@ class Objective:
                 found, used = bench.run_block(candidate, part, None if waits else self.deadline)
                 tokens += used
                 bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
-                bench.store.record_block(
-                    row, stage=SEARCH, block=index, seed=part.seed, fold=part.fold, metrics=found
-                )
+                bench.record(row, part, found)
                 values[index] = found[bench.metric]
                 trial.report(values[index], step=index)
                 # beyond the base blocks it is known, and the best may lack that block

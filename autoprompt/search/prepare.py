@@ -26,9 +26,10 @@ from autoprompt.data.task import (
 from autoprompt.learners.prompt_pool import PromptPool, open_pool
 from autoprompt.search import study as studies
 from autoprompt.search.address import storage_url, without_password
-from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Asked, Pools, build_pools
+from autoprompt.search.choices import FIRST, PATTERNS, TEMPLATE, WORDS, Asked, Pools, build_pools
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunError, RunFolder
+from autoprompt.search.patterns import with_patterns
 from autoprompt.search.settings import Options, Settings, from_manifest, resolve
 from search_spaces.space import Space
 from storage.records import StudyRecord
@@ -80,7 +81,9 @@ def prepare(
             labelled=False,
             beside="--unlabeled",
         )
-        unlabeled, unlabeled_digest = found.examples, found.digest
+        # labels that happen to stand there are not ours to see
+        unlabeled = tuple(dataclasses.replace(row, label=None) for row in found.examples)
+        unlabeled_digest = found.digest
     pool = None
     if options.pool is not None:
         pool = open_pool(options.pool)
@@ -209,7 +212,7 @@ def freeze(
             f"that {prepared.folder.path} was started with; restore it, or give another --out"
         )
     if record is not None and record.pool_digest:
-        kinds = (TEMPLATE, WORDS, FIRST)
+        kinds = (TEMPLATE, WORDS, FIRST, PATTERNS)
         pools = Pools(tuple(entry for kind in kinds for entry in store.pool(record.id, kind)))
         space = studies.with_pools(space, pools)
         if _canonical(space.to_dict()) != _canonical(record.space):
@@ -219,7 +222,7 @@ def freeze(
             )
         prepared.folder.write_manifest(prepared.manifest)
         return record, pools, space
-    if "template" in space.names:
+    if space.open:
         pools = build_pools(
             workshop,
             prepared.task,
@@ -231,6 +234,8 @@ def freeze(
             seconds=None if clock.total is None else PROPOSAL_SHARE * clock.total,
             say=say,
         )
+        if PATTERNS in space.open:
+            pools = with_patterns(pools)
     else:
         pools = Pools(())
     space = studies.with_pools(space, pools)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autoprompt.search.objective import Told
 from autoprompt.search.study import summary
 
-_SHOWN_ELSEWHERE = ("method", "template", "words", "trainable")
+_SHOWN_ELSEWHERE = ("method", "template", "words", "trainable", "patterns")
 
 
 def line(told: Told) -> str:
@@ -19,8 +19,9 @@ def line(told: Told) -> str:
     ]
     if told.state not in ("complete",):
         parts.append(told.state)
-    if told.candidate.get("template", None) and not told.baseline:
-        parts.append(f'"{told.candidate["template"]}"')
+    prompt = told.candidate.get("template", None) or told.candidate.get("patterns", None)
+    if prompt and not told.baseline:
+        parts.append(prompt if prompt.startswith("[") else f'"{prompt}"')
         parts.append(summary(told.candidate.values, _SHOWN_ELSEWHERE))
     if told.error:
         parts.append(told.error)

@@ -11,12 +11,14 @@ from typing import Any
 from autoprompt.data.task import Task
 from autoprompt.learners.prompt_pool import INIT, METHOD, POOL, PromptPool
 from autoprompt.search import study as studies
-from autoprompt.search.choices import TEMPLATE, WORDS
+from autoprompt.search.choices import PATTERNS, TEMPLATE, WORDS
 from autoprompt.search.settings import Settings
 from search_spaces import presets
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, Dimension, SpaceError
 from search_spaces.space import Space
+
+AUXILIARY = "auxiliary_weight"
 
 
 def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
@@ -41,6 +43,11 @@ def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
             except SpaceError as error:
                 text = str(error)
                 raise SpaceError(text if text.startswith("space") else f"space.{text}") from None
+    if any(isinstance(d, Choice) and d.name == PATTERNS and d.options for d in space.dimensions):
+        raise SpaceError(
+            f"{PATTERNS}: their sets are made of the templates; leave it open ({PATTERNS} = [] in "
+            "a preset), and give templates with --template or space.template"
+        )
     if pool is not None:
         _check_begun(space, pool)
     elif any(
@@ -81,10 +88,22 @@ def slotless(space: Space) -> tuple[str, ...]:
         method
         for method, names in active.items()
         # with a controller the prompt finds its own place
-        if TEMPLATE in names
+        if {TEMPLATE, PATTERNS} & set(names)
         and "trigger_position" not in names
         and ("prompt_position" not in names or "controller" in names)
     )
+
+
+def check_unlabeled(space: Space, texts: int) -> None:
+    """SpaceError where a method is taught with texts without labels and there are none."""
+    from autoprompt.learners.build import TAUGHT_UNLABELED
+
+    for method in space.methods:
+        if method in TAUGHT_UNLABELED and not texts:
+            raise SpaceError(
+                f"--unlabeled: missing, and {method!r} teaches its classifier with texts without "
+                "labels; give a file of them, or leave its preset out"
+            )
 
 
 def fitting(
@@ -95,7 +114,7 @@ def fitting(
 
     `ModelError` where no method is left. The model decides, so a continued run finds the same.
     """
-    from autoprompt.learners.build import LEARNED_PROMPTS, READOUTS
+    from autoprompt.learners.build import LEARNED_PROMPTS, READOUTS, no_auxiliary
     from autoprompt.learners.probe import unfit
     from autoprompt.models.backbone import ModelError
 
@@ -118,6 +137,9 @@ def fitting(
             if reason:
                 unreadable.add(name)
                 say(f"{method} with readout {name!r}: left out; {reason}")
+    if AUXILIARY in space.names and (problem := no_auxiliary(workshop.backbone)):
+        say(f"{AUXILIARY}: 0 alone is tried; {problem}")
+        space = space.override(AUXILIARY, 0.0)
     if unreadable:
         space = space.override("readout", [n for n in READOUTS if n not in unreadable])
     if not reasons:

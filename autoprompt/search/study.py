@@ -17,7 +17,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, WORDS_RECIPE, Pools
+from autoprompt.search.choices import GIVEN, PATTERNS, TEMPLATE, WORDS, WORDS_RECIPE, Pools
 from autoprompt.search.pruners import wilcoxon
 from autoprompt.search.samplers import derived_seed, tpe
 from search_spaces.candidate import Candidate
@@ -106,7 +106,7 @@ def typical(space: Space, method: str, rows: int) -> dict[str, Any]:
     steps that comes nearest to five passes over `rows`."""
     values: dict[str, Any] = {"method": method}
     for dimension in space.dimensions:
-        if dimension.name in (TEMPLATE, WORDS, "method"):
+        if dimension.name in (TEMPLATE, WORDS, PATTERNS, "method"):
             continue
         if not all(values.get(parent) in options for parent, options in dimension.when):
             continue
@@ -136,7 +136,10 @@ def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
             values = typical(space, method, rows)
             given = False
             if template:
-                values |= {TEMPLATE: template, WORDS: words}
+                asked = {TEMPLATE: template, WORDS: words}
+                if sets := pools.ids(PATTERNS):
+                    asked[PATTERNS] = sets[0]
+                values |= {name: value for name, value in asked.items() if name in space.names}
                 given = "user" in (pools.entry(template).source, pools.entry(words).source)
             costly = not {"steps", "prompt_steps", "trigger_steps"}.isdisjoint(values)
             row = own if given else trained if costly else untrained
@@ -268,7 +271,7 @@ def resolve(candidate: Candidate, pools: Pools) -> Candidate:
     Label words proposed from the rows carry their recipe, so that a block can choose them anew.
     """
     changes: dict[str, Any] = {}
-    for name in (TEMPLATE, WORDS):
+    for name in (TEMPLATE, PATTERNS, WORDS):
         if (value := candidate.get(name, None)) is not None:
             entry = pools.entry(str(value))
             changes[name] = entry.text
@@ -279,7 +282,7 @@ def resolve(candidate: Candidate, pools: Pools) -> Candidate:
 
 def with_pools(space: Space, pools: Pools) -> Space:
     """Fill the space's open choices with the pools' ids."""
-    for name in (TEMPLATE, WORDS):
+    for name in (TEMPLATE, PATTERNS, WORDS):
         if name in space.names:
             space = space.fill(name, pools.ids(name))
     return space

@@ -1,0 +1,159 @@
+"""PET through the command line: what it needs, what it shows, and a kill in the midst of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import toy
+from launched import start, wait_until
+
+from autoprompt.search import study as studies
+from autoprompt.search.choices import Pools
+from autoprompt.search.patterns import with_patterns
+from search_spaces import presets
+from search_spaces.space import Space
+from storage.records import PoolEntry
+
+PET = ("--preset", "pet", *toy.TINY, *toy.GIVEN_POOLS)
+#: Long enough to be killed in: eight models a block.
+LONG = ("space.repetitions=[2]", "space.generations=[2]", "space.distillation_steps=[6]")
+
+
+@pytest.fixture(scope="module")
+def unlabeled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts beside labels that are all one class: nobody is to read them."""
+    found = [(text, "good") for text, _ in toy.rows(20, first=30)]
+    return toy.write_csv(tmp_path_factory.mktemp("unlabeled") / "texts.csv", found)
+
+
+def search(*arguments: object) -> toy.Said:
+    return toy.command("search", *arguments)
+
+
+def test_from_search_to_predictions(
+    toy_data: Path, tiny_model: Path, unlabeled: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    said = search(
+        *(toy_data, "--out", run, "--model", tiny_model, "--trials", 2, "--unlabeled", unlabeled),
+        *("--template", "a {text} was {mask} !"),
+        *PET,
+    )
+    assert said.code == 0, said.err
+    assert not (run / "work").exists()
+    kept = [json.loads(line) for line in (run / "unlabeled.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in kept} == {None}
+    rows = [row for row in toy.board(run) if not row["baseline"]]
+    assert {row["method"] for row in rows} == {"pet"}
+    # the user's own template and those of the space are all the user's: one set, tried first
+    first = min(rows, key=lambda row: row["trial"])
+    assert json.loads(first["settings"]["patterns"]) == [
+        "a {text} was {mask} !",
+        "{text} it was {mask} .",
+        "{mask} : {text}",
+    ]
+    assert "3 patterns: a {text} was {mask} ! …" in toy.command("leaderboard", run).out
+    test = toy.write_csv(tmp_path / "test.csv", toy.rows(6, first=45))
+    exam = toy.command("test", run, test, "--json")
+    assert exam.code == 0, exam.err
+    assert exam.document["method"] == "pet"
+    assert "10 test rows are also among the unlabelled texts" in exam.err
+    assert toy.command("report", run).code == 0
+    assert "The patterns" in (run / "report.html").read_text()
+    bundle = tmp_path / "bundle"
+    assert toy.command("export", run, bundle).code == 0
+    predicted = toy.command("predict", bundle, test, "--proba")
+    assert predicted.code == 0, predicted.err
+    assert len(predicted.out.splitlines()) == 12
+    # the same command continues: every candidate of the budget is there
+    again = search(toy_data, "--out", run, "--trials", 2, "--json")
+    assert again.code == 0, again.err
+    assert toy.without_seconds(again.document["leaderboard"]) == toy.without_seconds(toy.board(run))
+
+
+def test_refused_without_unlabelled_texts(toy_data: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said = search(toy_data, "--out", run, "--model", tiny_model, "--trials", 1, *PET)
+    assert said.code == 2
+    assert "--unlabeled: missing, and 'pet'" in said.err
+    assert not run.exists()
+
+
+def test_sets_of_templates_are_not_given(
+    toy_data: Path, tiny_model: Path, unlabeled: Path, tmp_path: Path
+) -> None:
+    said = search(
+        *(toy_data, "--out", tmp_path / "run", "--model", tiny_model, "--trials", 1),
+        *("--unlabeled", unlabeled, *PET, 'space.patterns=["p00"]'),
+    )
+    assert said.code == 2
+    assert "give templates with --template" in said.err
+
+
+def test_beside_other_methods() -> None:
+    """Merged with a preset that reads single templates, each first trial has what its method
+    needs, and texts in the place of ids."""
+    templates = tuple(
+        PoolEntry("template", f"t{n:03d}", f"{{text}} {n} {{mask}}", "manual", -1.0 - n)
+        for n in range(2)
+    )
+    words = PoolEntry("words", "v00", '{"bad":["dull"],"good":["brave"]}', "manual", -1.0)
+    first = PoolEntry("first", "f00", "t001 v00", "rank", -1.0)
+    pools = with_patterns(Pools((*templates, words, first)))
+    space = Space.merge(presets.load("zero_shot"), presets.load("hard"), presets.load("pet"))
+    space = studies.with_pools(space, pools)
+    space.check()
+    found = {}
+    for params in studies.first_params(space, pools, rows=32):
+        candidate = space.suggest(optuna.trial.FixedTrial(params))
+        found[candidate["method"]] = studies.resolve(candidate, pools).values
+    assert found.keys() == {"zero_shot", "hard", "pet"}
+    for method, values in found.items():
+        assert ("template" in values) == (method != "pet")
+        assert ("patterns" in values) == (method == "pet")
+    assert json.loads(found["pet"]["patterns"]) == ["{text} 0 {mask}", "{text} 1 {mask}"]
+    assert found["pet"]["generations"] == found["pet"]["repetitions"] == 1
+
+
+def test_killed_while_models_are_trained(
+    toy_data: Path,
+    tiny_model: Path,
+    unlabeled: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """SIGKILL: the same command goes on behind the last finished model, to the same outcome."""
+    arguments = (
+        *("search", toy_data, "--model", tiny_model, "--trials", 1),
+        *("--unlabeled", unlabeled, *PET, *LONG, "train.steps=12", "final.train=false"),
+    )
+    work = tmp_path / "run" / "work"
+
+    def finished() -> dict[str, bytes]:
+        files = work.rglob("*.safetensors")
+        return {path.name: path.read_bytes() for path in files if not path.name.startswith(".")}
+
+    process = start(*arguments, "--out", "run", cwd=tmp_path)
+    assert wait_until(process, lambda: len(finished()) >= 2), process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = finished()
+    assert 2 <= len(kept) < 8
+    with caplog.at_level(logging.INFO, logger="autoprompt.learners.pet"):
+        said = toy.command(*arguments, "--out", tmp_path / "run", "--json")
+    assert said.code == 0, said.err
+    reused = {record.args[0] for record in caplog.records if "finished before" in record.msg}
+    assert reused == {name.removesuffix(".safetensors") for name in kept}
+    assert not work.exists()
+    undisturbed = toy.command(*arguments, "--out", tmp_path / "other", "--json")
+    assert figures(said.document) == figures(undisturbed.document)
+
+
+def figures(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return toy.without_seconds(document["leaderboard"])

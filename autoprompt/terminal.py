@@ -23,6 +23,7 @@ from autoprompt.report.leaderboard import (
     winner,
     words_line,
 )
+from autoprompt.report.members import member_lines
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import Options
@@ -226,6 +227,8 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
     lines = [first_line(rows)]
     if best and best.template:
         lines += [f"  template  {best.template}", f"  words     {words_line(best.label_words)}"]
+    if best and best.members:
+        lines += [f"  {line}" for line in member_lines(best.settings)]
     heads, table_rows = table([row for row, _ in distinct(rows)])
     kept = [heads.index(name) for name in heads if name != "label words"]
     cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]
@@ -269,7 +272,8 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     return [
         document["summary"],
         f"study {document['study']} · stage {document['stage']} · model {document['model']}",
-        f"trials: {counts or 'none yet'} · baselines: {document['baselines']}",
+        f"trials: {counts or 'none yet'} · ensembles: {document['ensembles']} · "
+        f"baselines: {document['baselines']}",
         f"budget: {budget} · used {document['seconds'] / 60:.1f} minutes",
         f"storage: {document['storage']}",
         f"bundle: {'ready' if document['bundle'] else 'none'} · "

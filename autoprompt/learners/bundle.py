@@ -25,11 +25,11 @@ from autoprompt.data.task import Example, Task
 from autoprompt.learners import card
 from autoprompt.learners.base import Learner
 from autoprompt.learners.build import CandidateError, build, needs_encoder, needs_model
+from autoprompt.learners.described import candidate_of, describe, learned_of
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.builtin import file_digest
 from autoprompt.models.checkpoint import BUILTIN
-from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 
 SCHEMA = 1
@@ -140,7 +140,7 @@ def load_bundle(directory: str | Path, device: str = "auto") -> Predictor:
     _check_files(directory, described)
     try:
         task = Task(described["task"]["kind"], tuple(described["task"]["labels"]))
-        candidate = _candidate(described)
+        candidate = candidate_of(described)
         model = described.get("model", {})
         workshop = Workshop(
             task,
@@ -151,7 +151,7 @@ def load_bundle(directory: str | Path, device: str = "auto") -> Predictor:
         )
         learner = build(candidate, task, workshop)
         _check_model(directory, described, candidate, workshop)
-        learner.load(directory, described.get("learned", {}))
+        learner.load(directory, learned_of(described))
     except (KeyError, TypeError, CandidateError) as error:
         raise BundleError(
             f"bundle: {directory / PROMPT} is incomplete ({error}); export it again"
@@ -219,20 +219,10 @@ def read_prompt(directory: Path) -> dict[str, Any]:
 def _describe(
     learner: Learner, candidate: Candidate, task: Task, directory: Path, workshop: Workshop
 ) -> dict[str, Any]:
-    learned = {k: v for k, v in learner.save(directory).items() if v is not None}
-    prompt = {}
-    if "template" in candidate:
-        verbalizer = Verbalizer.from_json(candidate["words"])
-        prompt = {
-            "template": candidate["template"],
-            "words": [{"label": label, "words": list(words)} for label, words in verbalizer.words],
-        }
     described: dict[str, Any] = {
         "schema": SCHEMA,
         "task": {"kind": task.kind, "labels": list(task.labels)},
-        "prompt": prompt,
-        "settings": {k: v for k, v in candidate.values.items() if k not in ("template", "words")},
-        "learned": learned,
+        **describe(candidate, learner.save(directory)),
     }
     if needs_model(candidate):
         backbone, folder = workshop.backbone, Path(workshop.model).expanduser()
@@ -252,24 +242,18 @@ def _describe(
 
         described["model"] = {"name": PACKAGE, "revision": package_revision()}
     described["files"] = {
-        p.name: file_digest(p) for p in sorted(directory.iterdir()) if p.is_file()
+        p.relative_to(directory).as_posix(): file_digest(p)
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
     }
     return described
-
-
-def _candidate(described: Mapping[str, Any]) -> Candidate:
-    values = dict(described["settings"])
-    prompt = described.get("prompt") or {}
-    if prompt:
-        pairs = tuple((entry["label"], tuple(entry["words"])) for entry in prompt["words"])
-        values |= {"template": prompt["template"], "words": Verbalizer(pairs).to_json()}
-    return Candidate(values)
 
 
 def _check_files(directory: Path, described: Mapping[str, Any]) -> None:
     for name, expected in described.get("files", {}).items():
         path = directory / name
-        if Path(name).name != name or not path.is_file():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not path.is_file():
             raise BundleError(f"bundle: {path} is missing; export the bundle again")
         if file_digest(path) != expected:
             raise BundleError(

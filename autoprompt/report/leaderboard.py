@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoprompt.data.metrics import lower_bound
+from autoprompt.report.members import Members, members, method_line, template_line
 from storage import queries
 from storage.records import StudyRecord, TrialRecord
 from storage.store import Store
@@ -58,6 +59,16 @@ class Row:
             " lower_bound blocks seconds"
         )
         return {key: getattr(self, key) for key in keys.split()}
+
+    @property
+    def members(self) -> Members:
+        """Of an ensemble, the values of the prompts it is made of."""
+        return members(self.settings)
+
+    @property
+    def title(self) -> str:
+        """The method for people; of an ensemble also how many prompts and how they are weighted."""
+        return method_line(self.method, self.settings)
 
     @property
     def confirmed(self) -> bool:
@@ -184,12 +195,12 @@ def table(ranked_rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, 
             str(one.rank),
             str(one.trial),
             one.state,
-            f"{one.method} (baseline)" if one.baseline else one.method,
+            f"{one.method} (baseline)" if one.baseline else one.title,
             spread(one.mean, one.sd),
             figure(one.lower_bound),
             f"{one.blocks} {one.stage}".strip(),
             f"{one.seconds:.1f}",
-            one.template or "",
+            template_line(one.template, one.settings),
             words_line(one.label_words),
         )
         for one in ranked_rows
@@ -214,7 +225,7 @@ def words_line(label_words: dict[str, list[str]] | None) -> str:
 
 
 def _figures(one: Row) -> str:
-    text = f"trial {one.trial} ({one.method}), {one.metric} {spread(one.mean, one.sd)}"
+    text = f"trial {one.trial} ({one.title}), {one.metric} {spread(one.mean, one.sd)}"
     if one.lower_bound is not None:
         text += f", lower bound {figure(one.lower_bound)}"
     blocks = "block" if one.blocks == 1 else "blocks"

@@ -40,7 +40,7 @@ def curve_info(records: Sequence[TrialRecord], metric: str) -> CurveInfo:
     best: float | None = None
     seconds = 0.0
     for record in sorted(records, key=lambda one: one.id):
-        if record.baseline:
+        if record.optuna_number is None:
             continue
         seconds += record.seconds
         scores = known.setdefault(record.candidate.digest, {})

@@ -254,9 +254,9 @@ def _provenance(study: StudyRecord) -> tuple[tuple[str, str], ...]:
 
 def _counts(trials: Sequence[TrialRecord]) -> tuple[tuple[str, int], ...]:
     states = ("complete", "pruned", "failed", "running")
-    counted = [
-        (state, sum(1 for one in trials if one.state == state and not one.baseline))
-        for state in states
-    ]
+    sampled = [one for one in trials if one.optuna_number is not None]
+    counted = [(state, sum(1 for one in sampled if one.state == state)) for state in states]
     baselines = sum(1 for one in trials if one.baseline)
-    return tuple((name, n) for name, n in [*counted, ("baselines", baselines)] if n)
+    ensembles = len(trials) - len(sampled) - baselines
+    more = [("ensembles", ensembles), ("baselines", baselines)]
+    return tuple((name, n) for name, n in [*counted, *more] if n)

@@ -1,7 +1,7 @@
 """One search from data to bundle: the order of the stages, and nothing of their insides.
 
-proposals -> baselines -> search -> confirm -> final. Everything is in the Store as soon as it is
-known, so the same command continues wherever an earlier one ended.
+proposals -> baselines -> search -> combine -> confirm -> final. Everything is in the Store as soon
+as it is known, so the same command continues wherever an earlier one ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 
+from autoprompt.config import Config
 from autoprompt.data.readers import Table
 from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
@@ -23,6 +24,7 @@ from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
+from autoprompt.search.combine import combine, reserve
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
@@ -153,6 +155,7 @@ def _run(
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
         compete(None if clock.total is None else _baseline_seconds(clock.total, clock))
         _search(bench, optuna_study, space, pools, prepared, listener, clock)
+        _combine(bench, prepared, record, listener, clock)
         _confirm(bench, prepared, record, listener, clock)
         spare = clock.left() - (bench.final_seconds if config.final.train else 0.0)
         if clock.total is not None and spare > 0:  # for baselines that had too little
@@ -204,7 +207,8 @@ def _search(
     config = prepared.settings.config
     record = prepared.study_name
     store = bench.store
-    mine = [row for row in queries.trials(store, bench.study_id) if not row.baseline]
+    rows_there = queries.trials(store, bench.study_id)
+    mine = [row for row in rows_there if row.optuna_number is not None]
     finished = [row for row in mine if row.state in ("complete", "pruned", "failed")]
     count, complete = len(finished), sum(row.state == "complete" for row in finished)
     failed = sum(row.state == "failed" for row in finished)
@@ -226,11 +230,8 @@ def _search(
 
     firsts = deque(studies.first_params(space, pools, len(bench.rows)))
     while count < wanted:
-        reserve = bench.final_seconds if config.final.train else 0.0
-        if config.confirm.blocks and clock.total is not None:
-            cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
-            reserve += CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * clock.total)
-        if clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0):
+        kept = _after_search(bench, forecast, config, clock.total)
+        if clock.left(kept) <= 0 and count and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:
             listener.say(f"all {size} candidates of the space have been tried")
@@ -241,7 +242,7 @@ def _search(
             space=space,
             pools=pools,
             # the very first trial is untrained where the space has such: better late than none
-            deadline=clock.deadline(reserve if complete else 0.0) if count else None,
+            deadline=clock.deadline(kept if complete else 0.0) if count else None,
             told=tell,
         )
         studies.enqueue_next(optuna_study, firsts)
@@ -263,6 +264,47 @@ def _search(
         for _ in studies.retries(optuna_study):
             late = Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
             run_trial(optuna_study, late)
+
+
+def _after_search(bench: Bench, forecast: Forecast, config: Config, total: float | None) -> float:
+    """Seconds to be kept for the stages that follow the search."""
+    kept = bench.final_seconds if config.final.train else 0.0
+    if total is None:
+        return kept
+    top, blocks = config.confirm.top, config.confirm.blocks
+    kept += reserve(bench, forecast, config.ensemble.top, blocks, total)
+    return kept + _confirming(bench, forecast, top, blocks, total)
+
+
+def _confirming(bench: Bench, forecast: Forecast, top: int, blocks: int, total: float) -> float:
+    if not blocks:
+        return 0.0
+    cost = forecast.seconds(bench, top, blocks)
+    return CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * total)
+
+
+def _combine(
+    bench: Bench, prepared: Prepared, record: StudyRecord, listener: Listener, clock: Clock
+) -> None:
+    config = prepared.settings.config
+    top, blocks = config.ensemble.top, config.confirm.blocks
+    board = rows(bench.store, record)
+    if not top or winner(board) is None:
+        return
+    listener.say(f"combining the best {top} prompts")
+    bench.store.update_study(record.id, stage="combine", seconds=clock.seconds)
+    kept = bench.final_seconds if config.final.train else 0.0
+    if clock.total is not None:
+        kept += _confirming(bench, Forecast(board), config.confirm.top, blocks, clock.total)
+    combine(
+        bench,
+        board,
+        top=top,
+        blocks=blocks,
+        deadline=clock.deadline(kept),
+        told=listener.told,
+        say=listener.say,
+    )
 
 
 def _record(store: Store, bench: Bench) -> StudyRecord:

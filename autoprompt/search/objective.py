@@ -17,6 +17,7 @@ from autoprompt.data.metrics import metrics
 from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import CandidateError, build
+from autoprompt.learners.members import fits, members_of, with_members
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
@@ -121,20 +122,26 @@ class Bench:
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
         self.seconds[candidate.digest] = took
-        if work := _trained_rows(candidate):
+        if work := trained_rows(candidate):
             self.pace = took / work
         return found, learner.tokens
 
     def expected(self, candidate: Candidate) -> float:
         """Seconds a block of the candidate will take: as its last, or by what it trains."""
         known = self.seconds.get(candidate.digest)
-        return self.pace * _trained_rows(candidate) if known is None else known
+        if known is not None:
+            return known
+        if members := members_of(candidate):
+            return fits(candidate) * sum(map(self.expected, members))
+        return self.pace * trained_rows(candidate)
 
     def inside(self, candidate: Candidate, part: Block, train: Sequence[Example]) -> Candidate:
         """The candidate as this block may know it: words that were proposed from all rows are
         chosen anew, by the same recipe, from the block's training rows alone. Without that the
         rows a block is scored on would have chosen the words (selection outside of
         cross-validation; Ambroise and McLachlan 2002)."""
+        if members := members_of(candidate):
+            return with_members(candidate, [self.inside(one, part, train) for one in members])
         recipe = candidate.get(WORDS_RECIPE, None)
         if recipe is None:
             return candidate
@@ -182,8 +189,10 @@ class Bench:
         )
 
 
-def _trained_rows(candidate: Candidate) -> int:
+def trained_rows(candidate: Candidate) -> int:
     """Rows that pass through a training of the model; 0 where none is trained."""
+    if members := members_of(candidate):
+        return fits(candidate) * sum(map(trained_rows, members))
     steps = candidate.get("steps", candidate.get("prompt_steps", 0))
     return int(steps) * int(candidate.get("batch_size", 0))
 

@@ -87,16 +87,16 @@ class Ensemble:
         self._task, self._make, self._weighting, self._model = task, make, weighting, weights
         self._members = [one() for one in make]
         self._kept: list[Kept | None] = [None for _ in make]
-        self._weights = numpy.full(len(make), 1 / len(make))
+        self.weights = numpy.full(len(make), 1 / len(make))  # [M], of the members
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Learn the weights, then fit every member as it would be alone: `seed` is its seed too."""
         if self._weighting == "mean":
-            self._weights = numpy.full(len(self._make), 1 / len(self._make))
+            self.weights = numpy.full(len(self._make), 1 / len(self._make))
         else:
             held, targets = self._held_out(examples, seed, deadline)
             learn = {"weighted": accuracy_weights, "stacked": stacked_weights}[self._weighting]
-            self._weights = learn(held, targets)
+            self.weights = learn(held, targets)
         for number, member in enumerate(self._members):
             before = member.tokens
             self._reset()
@@ -112,7 +112,7 @@ class Ensemble:
             self._put(number)
             found.append(member.scores(examples))
             self.tokens += member.tokens - before
-        return pooled(numpy.stack(found), self._weights)
+        return pooled(numpy.stack(found), self.weights)
 
     def save(self, directory: Path) -> dict[str, Any]:
         """Write every member's files to a folder of its own; return weights and the rest."""
@@ -125,11 +125,11 @@ class Ensemble:
             rest.append({name: value for name, value in saved.items() if value is not None})
             if not any(folder.iterdir()):
                 folder.rmdir()
-        return {"weights": self._weights.tolist(), "members": rest}
+        return {"weights": self.weights.tolist(), "members": rest}
 
     def load(self, directory: Path, saved: Mapping[str, Any]) -> None:
         """Become the learner that `save` wrote."""
-        self._weights = numpy.asarray(saved["weights"], dtype=float)
+        self.weights = numpy.asarray(saved["weights"], dtype=float)
         for number, (member, rest) in enumerate(zip(self._members, saved["members"], strict=True)):
             self._reset()
             member.load(_folder(directory, number), rest)

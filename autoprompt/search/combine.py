@@ -148,9 +148,9 @@ class _Room:
 
 
 def _work(records: Iterable[TrialRecord]) -> int:
-    """Rows that the sampler's trials trained on."""
+    """Rows that the search's blocks trained on."""
     return sum(
-        len(record.blocks) * trained_rows(from_row(record.candidate))
+        sum(one.stage == SEARCH for one in record.blocks) * trained_rows(from_row(record.candidate))
         for record in records
         if record.optuna_number is not None
     )

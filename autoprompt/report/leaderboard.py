@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoprompt.data.metrics import lower_bound
-from autoprompt.report.members import Members, members, method_line, template_line
+from autoprompt.report.members import Members, members, method_line, readable, template_line
 from storage import queries
 from storage.records import StudyRecord, TrialRecord
 from storage.store import Store
@@ -58,7 +58,10 @@ class Row:
             "rank trial state baseline method template label_words settings metric mean sd"
             " lower_bound blocks seconds"
         )
-        return {key: getattr(self, key) for key in keys.split()}
+        row = {key: getattr(self, key) for key in keys.split()}
+        if self.members:
+            row["settings"] = self.settings | {"members": readable(self.members)}
+        return row
 
     @property
     def members(self) -> Members:

@@ -29,11 +29,16 @@ def template_line(template: str | None, settings: Mapping[str, Any]) -> str:
     return f"{found[0].get('template', found[0]['method'])} and {len(found) - 1} more"
 
 
+def readable(found: Members) -> list[dict[str, Any]]:
+    """The members' values for JSON, their words as a row's `label_words` are."""
+    return [one | ({"words": json.loads(one["words"])} if "words" in one else {}) for one in found]
+
+
 def member_lines(settings: Mapping[str, Any]) -> list[str]:
     """A line a member: its method, its template, its label words."""
     lines = []
-    for one in members(settings):
-        words = json.loads(one["words"]) if "words" in one else {}
+    for one in readable(members(settings)):
+        words = one.get("words", {})
         told = "; ".join(f"{label}={','.join(found)}" for label, found in words.items())
         lines.append("  ".join(part for part in (one["method"], one.get("template"), told) if part))
     return lines

@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoprompt.learners.members import FITS, LEAST, WEIGHTINGS, ensemble_of
-from autoprompt.report.leaderboard import BASELINE_METHODS, Row
+from autoprompt.report.leaderboard import BASELINE_METHODS, Row, ranked
 from autoprompt.search.baselines import score_row, worth_more
 from autoprompt.search.confirm import Forecast, prompt_key, search_mean, upper_bound
 from autoprompt.search.objective import SEARCH, Bench, Told, from_row, trained_rows
 from autoprompt.search.study import fail
 from search_spaces.candidate import Candidate
 from storage import queries
-from storage.records import TrialRecord
+from storage.records import StudyRecord, TrialRecord
 
 #: Without a time limit: of the rows that the trials trained on, how many more the ensembles may.
 SHARE = 0.25
@@ -72,7 +72,7 @@ def reserve(bench: Bench, forecast: Forecast, top: int, blocks: int, total: floa
 
 def combine(
     bench: Bench,
-    board: Sequence[Row],
+    study: StudyRecord,
     *,
     top: int,
     blocks: int,
@@ -86,7 +86,7 @@ def combine(
     was interrupted, and adds none; other prompts that are the best by then are other ensembles.
     """
     records = {row.id: row for row in queries.trials(bench.store, bench.study_id)}
-    rows = chosen(board, top)
+    rows = chosen(_before_confirming(records.values(), study), top)
     members = [from_row(records[row.trial].candidate) for row in rows]
     for row, member in zip(rows, members, strict=True):
         bench.seconds.setdefault(member.digest, row.seconds / max(1, row.blocks))
@@ -123,6 +123,18 @@ def combine(
     for left in known.values():  # of prompts that were the best when an earlier call ended
         if left.state == "running":
             fail(bench.store, left.id, "interrupted, and other prompts are the best now")
+
+
+def _before_confirming(records: Iterable[TrialRecord], study: StudyRecord) -> list[Row]:
+    """The leaderboard by the search's blocks alone. An earlier call may have confirmed some; were
+    the members chosen by that, the same blocks would choose the winner and judge it."""
+    return ranked(
+        [
+            replace(record, blocks=tuple(one for one in record.blocks if one.stage == SEARCH))
+            for record in records
+        ],
+        study,
+    )
 
 
 @dataclass

@@ -298,7 +298,7 @@ def _combine(
         kept += _confirming(bench, Forecast(board), config.confirm.top, blocks, clock.total)
     combine(
         bench,
-        board,
+        record,
         top=top,
         blocks=blocks,
         deadline=clock.deadline(kept),

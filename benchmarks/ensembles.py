@@ -5,9 +5,10 @@
 
 DATA holds a folder per set with train.jsonl and test.jsonl. Each search has 16 rows a class, the
 presets zero_shot and soft_verbalizer, the manual templates, manual and proposed label words, 24
-trials and no time limit; the baselines, which are not compared here, are left out of it. Everything is chosen inside the labelled rows: the single prompt
-is the one with the highest lower bound, the members are the search's. All are then trained on all
-labelled rows and read the first 500 test rows once. A search whose row is there is kept.
+trials and no time limit; the baselines, which are not compared here, are left out of it.
+Everything is chosen inside the labelled rows: the single prompt is the one with the highest lower
+bound, the members are the search's. All are then trained on all labelled rows and read the first
+500 test rows once. A search whose row is there is not run again.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"`python benchmarks/ensembles.py run DATA OUT`, then `collect`: {SHOTS} rows a class, "
         f"presets {' and '.join(PRESETS)}, {len(TEMPLATES)} manual templates, {TRIALS} trials, "
         f"{rows[0]['arms'][SINGLE]['rows']} test rows, the built-in model. "
-        f"Machine: {platform.machine()}, {os.cpu_count()} CPU cores, no GPU. Test accuracy, mean ± sd over "
-        f"{len({row['seed'] for row in rows})} seeds. `{SINGLE}` has the highest lower bound of "
+        f"Machine: {platform.machine()}, {os.cpu_count()} CPU cores, no GPU. Test accuracy, "
+        f"mean ± sd over {len({row['seed'] for row in rows})} seeds. `{SINGLE}` has the highest lower bound of "
         f"the prompts alone, `{CHOSEN}` of all candidates.",
         "",
         "| set | " + " | ".join(arms) + " |",

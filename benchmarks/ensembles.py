@@ -27,6 +27,7 @@ from typing import Any
 from autoprompt.config import read_overrides
 from autoprompt.data.readers import read
 from autoprompt.learners.members import WEIGHTINGS
+from autoprompt.learners.workshop import Workshop
 from autoprompt.report.leaderboard import Row, winner
 from autoprompt.search import job
 from autoprompt.search.clock import Clock
@@ -82,13 +83,13 @@ def one(data: Path, folder: Path, seed: int) -> dict[str, Any]:
         best = winner(board)
         assert best is not None
         arms[CHOSEN] = best
-        found = {name: _arm(row, opened, data) for name, row in arms.items()}
+        workshop = opened.workshop()  # one, so that a template's test rows are read once
+        found = {name: _arm(row, opened, workshop, data) for name, row in arms.items()}
         methods = [one["method"] for one in arms["mean"].members]
     return {"arms": found, "members": methods, "seconds": round(seconds, 1)}
 
 
-def _arm(row: Row, opened: OpenRun, data: Path) -> dict[str, Any]:
-    workshop = opened.workshop()
+def _arm(row: Row, opened: OpenRun, workshop: Workshop, data: Path) -> dict[str, Any]:
     candidate = candidate_of(opened.store, opened.study, row.trial)
     learner = train_on_all(candidate, opened.task, opened.labelled(), workshop, opened.study.seed)
     test = read(str(data / "test.jsonl")).examples[:TEST_ROWS]
@@ -120,8 +121,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"presets {' and '.join(PRESETS)}, {len(TEMPLATES)} manual templates, {TRIALS} trials, "
         f"{rows[0]['arms'][SINGLE]['rows']} test rows, the built-in model. "
         f"Machine: {platform.machine()}, {os.cpu_count()} CPU cores, no GPU. Test accuracy, "
-        f"mean ± sd over {len({row['seed'] for row in rows})} seeds. `{SINGLE}` has the highest lower bound of "
-        f"the prompts alone, `{CHOSEN}` of all candidates.",
+        f"mean ± sd over {len({row['seed'] for row in rows})} seeds. `{SINGLE}` has the highest "
+        f"lower bound of the prompts alone, `{CHOSEN}` of all candidates.",
         "",
         "| set | " + " | ".join(arms) + " |",
         "|---|" + "---|" * len(arms),

@@ -47,7 +47,7 @@ def stacked_weights(
     """Weights [M] from 0 that minimise the cross-entropy summed over the rows plus shrinkage / 2
     times the squares of their distances from 1 / M. Arguments as of `accuracy_weights`.
 
-    Stacking (Wolpert 1992) with weights that are not negative (Breiman 1996, section 3). Their sum
+    Stacking (Wolpert 1992) with weights that are not negative (Breiman 1996). Their sum
     is free: it makes the answers surer or less sure. The problem is convex.
     """
     from scipy.optimize import minimize

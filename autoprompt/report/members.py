@@ -16,9 +16,9 @@ def members(settings: Mapping[str, Any]) -> Members:
 
 
 def method_line(method: str, settings: Mapping[str, Any]) -> str:
-    """`hard`; of an ensemble `ensemble (3 prompts, weighted)`."""
+    """`hard`; of an ensemble `ensemble of 3 prompts, weighted`."""
     found = members(settings)
-    return f"{method} ({len(found)} prompts, {settings.get('weighting')})" if found else method
+    return f"{method} of {len(found)} prompts, {settings.get('weighting')}" if found else method
 
 
 def template_line(template: str | None, settings: Mapping[str, Any]) -> str:

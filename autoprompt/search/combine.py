@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from autoprompt.learners.members import FITS, LEAST, WEIGHTINGS, ensemble_of
+from autoprompt.data.splits import usable_folds
+from autoprompt.data.task import DataError
+from autoprompt.learners.members import FITS, LEAST, WEIGHTINGS, ensemble_of, fits
 from autoprompt.report.leaderboard import BASELINE_METHODS, Row, ranked
 from autoprompt.search.baselines import score_row, worth_more
 from autoprompt.search.confirm import Forecast, prompt_key, search_mean, upper_bound
@@ -91,6 +93,9 @@ def combine(
     for row, member in zip(rows, members, strict=True):
         bench.seconds.setdefault(member.digest, row.seconds / max(1, row.blocks))
     wanted = combined(members) if len(members) >= LEAST else ()
+    if wanted and not _enough_rows(bench):
+        say("ensembles with learned weights left out: they need 2 training texts a class")
+        wanted = tuple(one for one in wanted if fits(one) == 1)
     known = {
         record.candidate.digest: record
         for record in records.values()
@@ -157,6 +162,15 @@ class _Room:
             self.work -= needed if fitting else 0
             return fitting
         return blocks * bench.expected(candidate) <= self.left
+
+
+def _enough_rows(bench: Bench) -> bool:
+    """Whether each block's training rows can be cut in two, to learn weights on."""
+    parts = [bench.block(SEARCH, index) for index in range(bench.base_blocks)]
+    try:
+        return all(usable_folds([bench.rows[i] for i in part.train], 2) for part in parts)
+    except DataError:
+        return False
 
 
 def _work(records: Iterable[TrialRecord]) -> int:

@@ -103,7 +103,7 @@ def test_three_ensembles_are_rows_with_the_searchs_blocks(bench: Bench) -> None:
     assert [one.state for one in told] == ["complete"] * 3
     stored = from_row(records[3].candidate)
     assert stored.digest == records[3].candidate.digest
-    assert found[0].title == "ensemble (3 prompts, mean)"
+    assert found[0].title == "ensemble of 3 prompts, mean"
 
 
 def test_the_score_is_that_of_the_members_answering_together(bench: Bench) -> None:
@@ -268,6 +268,15 @@ def test_without_a_limit_trained_ones_cost_at_most_a_share_of_the_search(
     assert [row.settings["weighting"] for row in ensembles(made)] == ["mean"]
 
 
+def test_weights_need_two_training_texts_a_class(
+    make_bench: Callable[..., Bench], tiny_model: Path
+) -> None:
+    made = make_bench(toy.rows(2), folds=2, seeds=1, model=str(tiny_model))
+    said = combined(scored(made, *map(prompt, TEMPLATES)))
+    assert [row.settings["weighting"] for row in ensembles(made)] == ["mean"]
+    assert said == ["ensembles with learned weights left out: they need 2 training texts a class"]
+
+
 def test_when_the_time_is_over_none_is_begun(bench: Bench) -> None:
     said = combined(bench, deadline=time.monotonic() - 1)
     assert ensembles(bench) == []
@@ -307,7 +316,7 @@ def test_a_run_has_them_beside_its_trials(run: Path, tmp_path: Path, toy_data: P
     assert all(len(row["settings"]["members"]) == 2 for row in found)
     assert all(row["template"] is None and row["blocks"] == 2 for row in found)
     said = command("leaderboard", run).out
-    assert "ensemble (2 prompts, stacked)" in said
+    assert "ensemble of 2 prompts, stacked" in said
     assert "and 1 more" in said
     assert "ensembles: 3" in command("status", run).out
     copy = Path(shutil.copytree(run, tmp_path / "run"))
@@ -324,7 +333,7 @@ def test_a_report_shows_what_they_are_made_of(run: Path, tmp_path: Path) -> None
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     assert command("report", copy).code == 0
     page = (copy / "report.html").read_text("utf-8")
-    assert "ensemble (2 prompts, mean)" in page
+    assert "ensemble of 2 prompts, mean" in page
     assert "3 ensembles" in page
     first = next(row for row in toy.board(run) if row["method"] == "ensemble")
     for member in first["settings"]["members"]:

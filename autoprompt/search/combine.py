@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from autoprompt.data.splits import usable_folds
 from autoprompt.data.task import DataError
-from autoprompt.learners.members import FITS, LEAST, WEIGHTINGS, ensemble_of, fits
+from autoprompt.learners.members import LEAST, WEIGHTINGS, ensemble_of, fits
 from autoprompt.report.leaderboard import BASELINE_METHODS, Row, ranked
 from autoprompt.search.baselines import score_row, worth_more
-from autoprompt.search.confirm import Forecast, prompt_key, search_mean, upper_bound
+from autoprompt.search.confirm import prompt_key, search_mean, upper_bound
 from autoprompt.search.objective import SEARCH, Bench, Told, from_row, trained_rows
 from autoprompt.search.study import fail
 from search_spaces.candidate import Candidate
@@ -26,8 +26,6 @@ from storage.records import StudyRecord, TrialRecord
 
 #: Without a time limit: of the rows that the trials trained on, how many more the ensembles may.
 SHARE = 0.25
-#: Of a time budget, what the search leaves to them at most.
-BUDGET_SHARE = 0.1
 
 
 def chosen(rows: Sequence[Row], top: int) -> list[Row]:
@@ -60,16 +58,6 @@ def chosen(rows: Sequence[Row], top: int) -> list[Row]:
 def combined(members: Sequence[Candidate]) -> tuple[Candidate, ...]:
     """What is made of them, cheapest first. Another way to combine prompts is one more here."""
     return tuple(ensemble_of(members, weighting) for weighting in WEIGHTINGS)
-
-
-def reserve(bench: Bench, forecast: Forecast, top: int, blocks: int, total: float) -> float:
-    """Seconds that the search should leave for all ensembles of the present best, scored and
-    confirmed on `blocks` blocks; 0 where not even the cheapest has room in a budget of `total`."""
-    one = forecast.block_seconds(bench, top) * (bench.base_blocks + blocks)
-    room = BUDGET_SHARE * total
-    if top < LEAST or one > room:
-        return 0.0
-    return min(room, one * sum(FITS.values()))
 
 
 def combine(

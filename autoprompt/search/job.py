@@ -16,7 +16,6 @@ from typing import Any
 
 import optuna
 
-from autoprompt.config import Config
 from autoprompt.data.readers import Table
 from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
@@ -24,11 +23,12 @@ from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
-from autoprompt.search.combine import combine, reserve
+from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
+from autoprompt.search.reserve import after_combining, after_search
 from autoprompt.search.settings import Options
 from autoprompt.search.space import fitting, open_space, preset_texts, slotless
 from autoprompt.search.stop import Stopped, interruptible
@@ -40,12 +40,8 @@ from storage.store import Store, StoreUnavailable
 
 #: What loading torch and transformers takes at least, on two cores.
 IMPORT_SECONDS = 5.0
-#: Shares of a time budget that the baselines and the confirmation may take at most.
-BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.3
-#: What confirming takes at least, however quick the candidates: words to choose, rows to write.
-CONFIRM_SECONDS = 3.0
-#: Blocks take now less, now more time than the last one.
-CONFIRM_MARGIN = 1.15
+#: Share of a time budget that the baselines may take at most.
+BASELINE_SHARE = 0.12
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -230,7 +226,7 @@ def _search(
 
     firsts = deque(studies.first_params(space, pools, len(bench.rows)))
     while count < wanted:
-        kept = _after_search(bench, forecast, config, clock.total)
+        kept = after_search(bench, forecast, config, clock.total)
         if clock.left(kept) <= 0 and count and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:
@@ -266,42 +262,22 @@ def _search(
             run_trial(optuna_study, late)
 
 
-def _after_search(bench: Bench, forecast: Forecast, config: Config, total: float | None) -> float:
-    """Seconds to be kept for the stages that follow the search."""
-    kept = bench.final_seconds if config.final.train else 0.0
-    if total is None:
-        return kept
-    top, blocks = config.confirm.top, config.confirm.blocks
-    kept += reserve(bench, forecast, config.ensemble.top, blocks, total)
-    return kept + _confirming(bench, forecast, top, blocks, total)
-
-
-def _confirming(bench: Bench, forecast: Forecast, top: int, blocks: int, total: float) -> float:
-    if not blocks:
-        return 0.0
-    cost = forecast.seconds(bench, top, blocks)
-    return CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * total)
-
-
 def _combine(
     bench: Bench, prepared: Prepared, record: StudyRecord, listener: Listener, clock: Clock
 ) -> None:
     config = prepared.settings.config
-    top, blocks = config.ensemble.top, config.confirm.blocks
+    top = config.ensemble.top
     board = rows(bench.store, record)
     if not top or winner(board) is None:
         return
     listener.say(f"combining the best {top} prompts")
     bench.store.update_study(record.id, stage="combine", seconds=clock.seconds)
-    kept = bench.final_seconds if config.final.train else 0.0
-    if clock.total is not None:
-        kept += _confirming(bench, Forecast(board), config.confirm.top, blocks, clock.total)
     combine(
         bench,
         record,
         top=top,
-        blocks=blocks,
-        deadline=clock.deadline(kept),
+        blocks=config.confirm.blocks,
+        deadline=clock.deadline(after_combining(bench, Forecast(board), config, clock.total)),
         told=listener.told,
         say=listener.say,
     )

@@ -21,9 +21,10 @@ from autoprompt.learners.members import ensemble_of, members_of
 from autoprompt.report.leaderboard import Row, rows
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import score_row
-from autoprompt.search.combine import BUDGET_SHARE, chosen, combine, reserve
+from autoprompt.search.combine import chosen, combine
 from autoprompt.search.confirm import Forecast
 from autoprompt.search.objective import SEARCH, Bench, Told, from_row
+from autoprompt.search.reserve import COMBINE_SHARE, combining
 from autoprompt.search.stop import Stopped
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
@@ -288,9 +289,9 @@ def test_when_the_time_is_over_none_is_begun(bench: Bench) -> None:
 def test_the_search_leaves_them_time_where_there_is_room(bench: Bench) -> None:
     def kept(seconds: float, top: int = 3) -> float:
         forecast = Forecast([_row(number, 0.9, seconds=8 * seconds) for number in range(4)])
-        return reserve(bench, forecast, top, 2, 600.0)
+        return combining(bench, forecast, top, 2, 600.0)
 
-    room = BUDGET_SHARE * 600
+    room = COMBINE_SHARE * 600
     one = 3 * 0.1 * (2 + 2)  # three members, scored and confirmed on two blocks each
     assert kept(0.1) == pytest.approx(one * (1 + 5 + 5))
     assert kept(3.0) == pytest.approx(room)

@@ -121,16 +121,16 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"presets {' and '.join(PRESETS)}, {len(TEMPLATES)} manual templates, {TRIALS} trials, "
         f"{rows[0]['arms'][SINGLE]['rows']} test rows, the built-in model. "
         f"Machine: {platform.machine()}, {os.cpu_count()} CPU cores, no GPU. Test accuracy, "
-        f"mean ± sd over {len({row['seed'] for row in rows})} seeds. `{SINGLE}` has the highest "
-        f"lower bound of the prompts alone, `{CHOSEN}` of all candidates.",
+        f"mean ± sd over searches with seeds of their own. `{SINGLE}` has the highest lower bound "
+        f"of the prompts alone, `{CHOSEN}` of all candidates.",
         "",
-        "| set | " + " | ".join(arms) + " |",
-        "|---|" + "---|" * len(arms),
+        "| set | searches | " + " | ".join(arms) + " |",
+        "|---|---|" + "---|" * len(arms),
     ]
     for name in sets:
         mine = [row["arms"] for row in rows if row["set"] == name]
         cells = [_spread([one[arm]["test"] for one in mine]) for arm in arms]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {len(mine)} | " + " | ".join(cells) + " |")
     lines += [
         "",
         f"Points above `{SINGLE}`, search by search:",
@@ -161,7 +161,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines += [
         "",
         f"The winner was an ensemble in {chosen.count('ensemble')} of {len(chosen)} searches. "
-        f"The search's mean was above the mean on fresh blocks by {told}. "
+        f"The search's mean was above the mean on fresh blocks by {told}; the "
+        "single prompts were chosen by the latter. "
         f"Scoring and confirming the three took {cost:.1f} s of "
         f"{statistics.fmean(row['seconds'] for row in rows):.0f} s a search.",
     ]
@@ -173,8 +174,8 @@ def _gap(row: dict[str, Any], arm: str) -> float:
 
 
 def _spread(values: list[float]) -> str:
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.3f} ± {sd:.3f}"
+    mean = f"{statistics.fmean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 def main() -> None:

@@ -48,6 +48,12 @@ class Train(_Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the computation.")
 
 
+class Ensemble(_Section):
+    """The best few prompts together, as further candidates."""
+
+    top: int = Field(3, ge=0, le=8, description="How many prompts, 2 or more; 0 = no ensembles.")
+
+
 class Confirm(_Section):
     """The best few once more, on blocks that the search has not seen."""
 
@@ -91,6 +97,7 @@ class Config(_Section):
     train: Train = Field(
         default_factory=lambda: Train(steps=None, batch_size=None, precision="auto")
     )
+    ensemble: Ensemble = Field(default_factory=lambda: Ensemble(top=3))
     confirm: Confirm = Field(default_factory=lambda: Confirm(top=5, blocks=8))
     final: Final = Field(default_factory=lambda: Final(train=True))
     objective: Objective = Field(default_factory=Objective)
@@ -107,6 +114,12 @@ class Config(_Section):
             raise ValueError(
                 "confirm.blocks: 1 gives no spread and so no bound; give 2 or more, or 0 for none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_members(self) -> Config:
+        if self.ensemble.top == 1:
+            raise ValueError("ensemble.top: 1 prompt is no ensemble; give 2 or more, or 0 for none")
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from autoprompt.report.leaderboard import (
     winner,
     words_line,
 )
+from autoprompt.report.members import member_lines
 from autoprompt.report.prompt import demonstrations_line
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import writing
@@ -232,6 +233,8 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
         lines.append(f"  words     {words_line(best.label_words)}")
         if shown := demonstrations_line(best.settings):
             lines.append(f"  shows     {shown}")
+    if best and best.members:
+        lines += [f"  {line}" for line in member_lines(best.settings)]
     heads, table_rows = table([row for row, _ in distinct(rows)])
     kept = [heads.index(name) for name in heads if name != "label words"]
     cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]
@@ -279,7 +282,8 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     return [
         document["summary"],
         f"study {document['study']} · stage {document['stage']} · model {document['model']}",
-        f"trials: {counts or 'none yet'} · baselines: {document['baselines']}",
+        f"trials: {counts or 'none yet'} · ensembles: {document['ensembles']} · "
+        f"baselines: {document['baselines']}",
         f"budget: {budget} · used {document['seconds'] / 60:.1f} minutes",
         f"storage: {document['storage']}",
         f"bundle: {'ready' if document['bundle'] else 'none'} · "

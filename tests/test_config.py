@@ -24,7 +24,7 @@ def test_the_keys_are_those_of_the_documentation() -> None:
     assert set(known_keys()) == {
         *("budget.trials", "budget.minutes", "blocks.seeds", "blocks.folds"),
         *("train.steps", "train.batch_size", "train.precision"),
-        *("confirm.top", "confirm.blocks", "final.train", "objective.metric"),
+        *("ensemble.top", "confirm.top", "confirm.blocks", "final.train", "objective.metric"),
         *("words.multi_token", "proposals.generator"),
     }
 
@@ -33,6 +33,7 @@ def test_defaults() -> None:
     config = build({})
     assert (config.blocks.seeds, config.blocks.folds) == (2, 4)
     assert (config.confirm.top, config.confirm.blocks) == (5, 8)
+    assert config.ensemble.top == 3
     assert config.train.precision == "auto"
     assert config.objective.metric == "accuracy"
     assert config.words.multi_token == "masks"

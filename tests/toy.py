@@ -25,6 +25,7 @@ TINY = (
     "confirm.top=2",
     "blocks.seeds=1",
     "blocks.folds=2",
+    "ensemble.top=0",
     "train.steps=2",
 )
 GIVEN_POOLS = (

@@ -17,6 +17,12 @@ WEIGHTS, SOFT_PROMPT = "weights.safetensors", "soft_prompt.safetensors"
 DEMONSTRATIONS = "demonstrations.json"
 
 
+class CandidateError(ValueError):
+    """A candidate without a value its method needs, or with one that is none of it."""
+
+    exit_code = 2
+
+
 class LearnerError(RuntimeError):
     """A fit that failed, such as a loss that is no number; the message says where."""
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autoprompt import plugins
 from autoprompt.data.task import Task
+from autoprompt.learners.base import CandidateError as CandidateError
 from autoprompt.learners.base import Learner
+from autoprompt.learners.members import WEIGHTINGS, members_of
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text import manual
 from autoprompt.text.demonstrations import ORDERS, POLICIES, Showing
@@ -49,15 +52,10 @@ FINE_TUNING = {
 }
 
 
-class CandidateError(ValueError):
-    """A candidate without a value its method needs, or with one that is none of it."""
-
-    exit_code = 2
-
-
 def needs_model(candidate: Candidate) -> bool:
     """Whether the candidate's answers come from the run's language model."""
-    return candidate["method"] in (*PROMPT_METHODS, *TAUGHT_UNLABELED, "fine_tuning")
+    own = candidate["method"] in (*PROMPT_METHODS, *TAUGHT_UNLABELED, "fine_tuning")
+    return own or any(map(needs_model, members_of(candidate)))
 
 
 def needs_encoder(candidate: Candidate) -> bool:
@@ -68,7 +66,7 @@ def needs_encoder(candidate: Candidate) -> bool:
 def compares(candidate: Candidate) -> bool:
     """Whether demonstrations are chosen by the package's sentence encoder."""
     shown = showing(candidate)
-    return shown is not None and shown.compares
+    return (shown is not None and shown.compares) or any(map(compares, members_of(candidate)))
 
 
 def baselines(kind: str, labels: Sequence[str], *, onwards: bool = False) -> tuple[Candidate, ...]:
@@ -116,11 +114,13 @@ def build(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
         from autoprompt.learners.tfidf import TfIdf
 
         return TfIdf(task, "regression" if method == "tfidf" else "bayes")
+    if method == "ensemble":
+        return _ensemble(candidate, task, workshop)
     if method == "majority":
         from autoprompt.learners.majority import Majority
 
         return Majority(task)
-    known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *TAUGHT_UNLABELED, *BASELINES)))
+    known = ", ".join(dict.fromkeys((*PROMPT_METHODS, *TAUGHT_UNLABELED, "ensemble", *BASELINES)))
     raise CandidateError(f"method: {method!r} is unknown; choose one of {known}")
 
 
@@ -196,6 +196,25 @@ def _headed(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
                 "out, or set readout = 'verbalizer'"
             )
     return Head(task, workshop, _settings(candidate), method)
+
+
+def _ensemble(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
+    from autoprompt.learners.ensemble import Ensemble
+
+    weighting = str(_value(candidate, "weighting"))
+    if weighting not in WEIGHTINGS:
+        raise CandidateError(
+            f"weighting: {weighting!r} is unknown; choose one of {', '.join(WEIGHTINGS)}"
+        )
+    members = members_of(candidate)
+    if not members:
+        raise CandidateError("members: an 'ensemble' candidate needs them; give two or more")
+    return Ensemble(
+        task,
+        [partial(build, member, task, workshop) for member in members],
+        weighting,
+        workshop.backbone.weights if needs_model(candidate) else None,
+    )
 
 
 def _triggered(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:

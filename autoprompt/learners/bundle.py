@@ -22,21 +22,20 @@ import numpy
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners import card
-from autoprompt.learners.base import TEMPLATE, Learner
+from autoprompt.learners.base import Learner
 from autoprompt.learners.build import (
     CandidateError,
     build,
     compares,
     needs_encoder,
     needs_model,
-    read_patterns,
 )
+from autoprompt.learners.described import candidate_of, describe, learned_of
 from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.builtin import file_digest
 from autoprompt.models.checkpoint import BUILTIN
-from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 
 SCHEMA = 1
@@ -144,7 +143,7 @@ def load_bundle(directory: str | Path, device: str = "auto") -> Predictor:
     _check_files(directory, described)
     try:
         task = Task(described["task"]["kind"], tuple(described["task"]["labels"]))
-        candidate = _candidate(described)
+        candidate = candidate_of(described)
         model = described.get("model", {})
         workshop = Workshop(
             task,
@@ -155,7 +154,7 @@ def load_bundle(directory: str | Path, device: str = "auto") -> Predictor:
         )
         learner = build(candidate, task, workshop)
         _check_model(directory, described, candidate, workshop)
-        learner.load(directory, described.get("learned", {}))
+        learner.load(directory, learned_of(described))
     except (KeyError, TypeError, CandidateError) as error:
         raise BundleError(
             f"bundle: {directory / PROMPT} is incomplete ({error}); export it again"
@@ -223,23 +222,10 @@ def read_prompt(directory: Path) -> dict[str, Any]:
 def _describe(
     learner: Learner, candidate: Candidate, task: Task, directory: Path, workshop: Workshop
 ) -> dict[str, Any]:
-    learned = {k: v for k, v in learner.save(directory).items() if v is not None}
-    prompt: dict[str, Any] = {}
-    if "template" in candidate:
-        prompt["template"] = learned.get(TEMPLATE, candidate["template"])
-    if "patterns" in candidate:
-        prompt["patterns"] = list(read_patterns(candidate["patterns"]))
-    if "words" in candidate:
-        verbalizer = Verbalizer.from_json(candidate["words"])
-        prompt["words"] = [
-            {"label": label, "words": list(words)} for label, words in verbalizer.words
-        ]
     described: dict[str, Any] = {
         "schema": SCHEMA,
         "task": {"kind": task.kind, "labels": list(task.labels)},
-        "prompt": prompt,
-        "settings": {k: v for k, v in candidate.values.items() if k not in _PROMPT},
-        "learned": learned,
+        **describe(candidate, learner.save(directory)),
     }
     if needs_model(candidate):
         backbone, folder = workshop.backbone, Path(workshop.model).expanduser()
@@ -258,7 +244,9 @@ def _describe(
     if compares(candidate):
         described["encoder"] = _encoder()
     described["files"] = {
-        p.name: file_digest(p) for p in sorted(directory.iterdir()) if p.is_file()
+        p.relative_to(directory).as_posix(): file_digest(p)
+        for p in sorted(directory.rglob("*"))
+        if p.is_file()
     }
     return described
 
@@ -270,23 +258,11 @@ def _encoder() -> dict[str, str]:
     return {"name": PACKAGE, "revision": package_revision()}
 
 
-def _candidate(described: Mapping[str, Any]) -> Candidate:
-    values = dict(described["settings"])
-    prompt = described.get("prompt") or {}
-    if prompt:
-        pairs = tuple((entry["label"], tuple(entry["words"])) for entry in prompt["words"])
-        values["words"] = Verbalizer(pairs).to_json()
-        if "patterns" in prompt:
-            values["patterns"] = json.dumps(prompt["patterns"], ensure_ascii=False)
-        else:
-            values["template"] = prompt["template"]
-    return Candidate(values)
-
-
 def _check_files(directory: Path, described: Mapping[str, Any]) -> None:
     for name, expected in described.get("files", {}).items():
         path = directory / name
-        if Path(name).name != name or not path.is_file():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not path.is_file():
             raise BundleError(f"bundle: {path} is missing; export the bundle again")
         if file_digest(path) != expected:
             raise BundleError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoprompt.report.prompt import demonstrations_line
@@ -21,6 +21,7 @@ def render_card(
         f"# Text classifier made by autoprompt\n\n{_about(described)}",
         _prompt(described),
         _demonstrations(described),
+        _members(described),
         _usage(described),
         _figures(metrics),
         _limits(described, provenance),
@@ -102,6 +103,39 @@ def _demonstrations(described: Mapping[str, Any]) -> str:
         "`demonstrations.json`, so this bundle **contains texts of the training rows**; share it "
         "only where these may be shared."
     )
+
+
+def _members(described: Mapping[str, Any]) -> str:
+    members = described.get("members")
+    if not members:
+        return ""
+    rows = [
+        f"| {one['weight']:.3f} | `{one['settings'].get('method')}` "
+        f"| {_code(one.get('template', ''))} | {_pairs(one.get('words', ()))} |"
+        for one in members
+    ]
+    learned = {
+        "mean": "The weights are equal.",
+        "weighted": "The weights are proportional to the members' accuracies on training rows they "
+        "were not fitted to.",
+        "stacked": "The weights give the best answers on training rows the members were not fitted "
+        "to.",
+    }
+    return (
+        f"## Ensemble of {len(members)}\n\nEvery member answers, and the answer is the weighted "
+        "sum of their log-probabilities. "
+        f"{learned.get(str(described['settings'].get('weighting')), '')}\n\n"
+        "| weight | method | template | words |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    )
+
+
+def _code(text: str) -> str:
+    return f"`{_plain(text)}`" if text else ""
+
+
+def _pairs(entries: Sequence[Mapping[str, Any]]) -> str:
+    pairs = (f"{_plain(one['label'])} = {', '.join(map(_plain, one['words']))}" for one in entries)
+    return "; ".join(pairs)
 
 
 def _usage(described: Mapping[str, Any]) -> str:

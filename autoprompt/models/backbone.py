@@ -32,12 +32,20 @@ class Trainable:
     prompt: tuple[torch.Tensor, ...] = ()  # of a learned prompt: they have a rate of their own
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Trained weights that were put aside: which they were, and their difference on the CPU."""
+
+    generation: int
+    changes: dict[str, torch.Tensor]
+
+
 class Weights(Protocol):
     """A model's weights, trained and restored in place by one learner after another."""
 
     @property
     def generation(self) -> int:
-        """Grows whenever the weights change: a learner knows its own by it."""
+        """Another number whenever the weights change: a learner knows its own by it."""
 
     @property
     def frozen(self) -> bool:
@@ -65,6 +73,12 @@ class Weights(Protocol):
 
     def apply_changes(self, changes: dict[str, torch.Tensor]) -> None:
         """Put weights saved by `changes` into the pretrained model."""
+
+    def keep(self) -> Kept | None:
+        """These weights, for `put`; None while they are the pretrained ones."""
+
+    def put(self, kept: Kept) -> None:
+        """Kept weights again, under the number they had: their learner takes them for its own."""
 
 
 class Backbone(Protocol):

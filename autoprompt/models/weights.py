@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autoprompt.models.backbone import ModelError, Trainable
+from autoprompt.models.backbone import Kept, ModelError, Trainable
 from autoprompt.models.heads import Head
 from autoprompt.models.table import RowTable
 
@@ -19,7 +19,8 @@ class ResidentWeights:
     """The input embeddings, the decoder's rows and biases, and the body: all other parameters."""
 
     def __init__(self, model: Any, head: Head, pad_id: int, name: str) -> None:
-        self.generation = 0  # grows whenever the weights change
+        self.generation = 0  # another whenever the weights change
+        self._latest = 0  # of all generations so far
         self._name, self._pad_id = name, pad_id
         embedding = model.get_input_embeddings().weight
         self._device = embedding.device
@@ -57,7 +58,7 @@ class ResidentWeights:
         if self._pretrained is None:
             self._pretrained = [p.detach().clone() for p in self._body.values()]
         self._changed = True
-        self.generation += 1
+        self._turn()
         if biases:
             found = [p for name, p in self._body.items() if name.endswith("bias")]
             if not found:
@@ -109,7 +110,7 @@ class ResidentWeights:
         for table in self._tables().values():
             table.reset()
         self._changed = False
-        self.generation += 1
+        self._turn()
 
     def changes(self) -> dict[str, torch.Tensor]:
         """Everything that differs from the pretrained weights, on the CPU.
@@ -141,7 +142,7 @@ class ResidentWeights:
         if self._pretrained is None:
             self._pretrained = [p.detach().clone() for p in self._body.values()]
         self._changed = True
-        self.generation += 1
+        self._turn()
         tables = self._tables()
         for name, tensor in changes.items():
             kind, _, part = name.partition("::")
@@ -160,6 +161,20 @@ class ResidentWeights:
             else:
                 with torch.no_grad():
                     target.copy_(tensor)
+
+    def keep(self) -> Kept | None:
+        """These weights, for `put`; None while they are the pretrained ones."""
+        return Kept(self.generation, self.changes()) if self._changed else None
+
+    def put(self, kept: Kept) -> None:
+        """Kept weights again, and their generation: the learner that trained them knows them."""
+        if self.generation != kept.generation:
+            self.apply_changes(kept.changes)
+            self.generation = kept.generation
+
+    def _turn(self) -> None:
+        self._latest += 1
+        self.generation = self._latest
 
     def _tables(self) -> dict[str, RowTable]:
         tables = {"embeddings": self.embeddings, "decoder": self.decoder}

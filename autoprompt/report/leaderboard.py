@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autoprompt.data.metrics import lower_bound
+from autoprompt.report.members import Members, members, method_line, readable, template_line
 from storage import queries
 from storage.records import StudyRecord, TrialRecord
 from storage.store import Store
@@ -58,7 +59,26 @@ class Row:
             "rank trial state baseline method template label_words settings metric mean sd"
             " lower_bound blocks seconds"
         )
-        return {key: getattr(self, key) for key in keys.split()}
+        row = {key: getattr(self, key) for key in keys.split()}
+        if self.members:
+            row["settings"] = self.settings | {"members": readable(self.members)}
+        return row
+
+    @property
+    def members(self) -> Members:
+        """Of an ensemble, the values of the prompts it is made of."""
+        return members(self.settings)
+
+    @property
+    def title(self) -> str:
+        """The method for people; of an ensemble also how many prompts and how they are weighted,
+        and how it shows demonstrations: `in_context (2 filter x4)`."""
+        name = method_line(self.method, self.settings)
+        if count := self.settings.get("demonstrations", 0):
+            policy = self.settings.get("demonstration_policy", "random")
+            samples = self.settings.get("demonstration_samples", 1)
+            name += f" ({count} {policy}" + (f" x{samples})" if samples > 1 else ")")
+        return name
 
     @property
     def confirmed(self) -> bool:
@@ -185,7 +205,7 @@ def table(ranked_rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, 
             str(one.rank),
             str(one.trial),
             one.state,
-            _method(one),
+            f"{one.title} (baseline)" if one.baseline else one.title,
             spread(one.mean, one.sd),
             figure(one.lower_bound),
             f"{one.blocks} {one.stage}".strip(),
@@ -208,7 +228,7 @@ def asked(one: Row) -> str:
     '' where it has none."""
     several = patterns(one)
     if not several:
-        return one.template or ""
+        return template_line(one.template, one.settings)
     return f"{len(several)} pattern{'s' if len(several) > 1 else ''}: {several[0]}" + (
         " …" if len(several) > 1 else ""
     )
@@ -230,18 +250,8 @@ def words_line(label_words: dict[str, list[str]] | None) -> str:
     return "; ".join(f"{' '.join(label.split())}={','.join(words)}" for label, words in pairs)
 
 
-def _method(one: Row) -> str:
-    """The method, and how it shows demonstrations: `in_context 2 filter x4`."""
-    name = one.method
-    if count := one.settings.get("demonstrations", 0):
-        policy = one.settings.get("demonstration_policy", "random")
-        samples = one.settings.get("demonstration_samples", 1)
-        name += f" ({count} {policy}" + (f" x{samples})" if samples > 1 else ")")
-    return f"{name} (baseline)" if one.baseline else name
-
-
 def _figures(one: Row) -> str:
-    text = f"trial {one.trial} ({one.method}), {one.metric} {spread(one.mean, one.sd)}"
+    text = f"trial {one.trial} ({one.title}), {one.metric} {spread(one.mean, one.sd)}"
     if one.lower_bound is not None:
         text += f", lower bound {figure(one.lower_bound)}"
     blocks = "block" if one.blocks == 1 else "blocks"

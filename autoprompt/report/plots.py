@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from autoprompt.report.leaderboard import Row, figure
+from autoprompt.report.members import members
 from storage.records import TrialRecord
 
 
@@ -40,7 +41,7 @@ def curve_info(records: Sequence[TrialRecord], metric: str) -> CurveInfo:
     best: float | None = None
     seconds = 0.0
     for record in sorted(records, key=lambda one: one.id):
-        if record.baseline:
+        if record.baseline or members(record.candidate.settings):
             continue
         seconds += record.seconds
         scores = known.setdefault(record.candidate.digest, {})

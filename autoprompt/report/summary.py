@@ -13,6 +13,7 @@ from typing import Any
 from autoprompt.data.metrics import accuracy_ci95, lower_bound
 from autoprompt.report import leaderboard
 from autoprompt.report.leaderboard import Row
+from autoprompt.report.members import members
 from storage import queries
 from storage.records import PoolEntry, StudyRecord, TestRecord, TrialRecord
 from storage.store import Store
@@ -254,9 +255,9 @@ def _provenance(study: StudyRecord) -> tuple[tuple[str, str], ...]:
 
 def _counts(trials: Sequence[TrialRecord]) -> tuple[tuple[str, int], ...]:
     states = ("complete", "pruned", "failed", "running")
-    counted = [
-        (state, sum(1 for one in trials if one.state == state and not one.baseline))
-        for state in states
-    ]
+    ensembles = sum(1 for one in trials if members(one.candidate.settings))
     baselines = sum(1 for one in trials if one.baseline)
-    return tuple((name, n) for name, n in [*counted, ("baselines", baselines)] if n)
+    sampled = [one for one in trials if not (one.baseline or members(one.candidate.settings))]
+    counted = [(state, sum(1 for one in sampled if one.state == state)) for state in states]
+    more = [("ensembles", ensembles), ("baselines", baselines)]
+    return tuple((name, n) for name, n in [*counted, *more] if n)

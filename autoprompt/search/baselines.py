@@ -55,8 +55,8 @@ def run_blocks(
     return values, tokens
 
 
-def _worth_more(row: TrialRecord, stage: str, blocks: int, left: float | None) -> bool:
-    """Whether a finished baseline lacks blocks, for want of time, that there is time for now."""
+def worth_more(row: TrialRecord, stage: str, blocks: int, left: float | None) -> bool:
+    """Whether a finished row lacks blocks, for want of time, that there is time for now."""
     have = sum(one.stage == stage for one in row.blocks)
     if have >= blocks or (row.state == "failed" and row.error != NO_TIME):
         return False
@@ -90,38 +90,66 @@ def run_baselines(
         row = rows.get(candidate.digest)
         if row is not None and row.state != "running":
             left = None if deadline is None else deadline - time.monotonic()
-            if not _worth_more(row, stage, blocks, left):
+            if not worth_more(row, stage, blocks, left):
                 continue
         number = (
             row.id if row is not None else bench.start(candidate, optuna_number=None, baseline=True)
         )
-        began = time.monotonic()
-        values: list[float] = []
-        tokens, state, error = 0, "complete", None
-        try:
-            values, tokens = run_blocks(
-                bench,
-                number,
-                candidate,
-                stage=stage,
-                blocks=blocks,
-                deadline=deadline,
-                limit=limit,
-            )
-        except StoreUnavailable:
-            raise
-        except TimeoutError:
-            state, error = "failed", NO_TIME
-        except Exception as problem:  # a rival that cannot run must not cost the study
-            state, error = "failed", one_line(problem)
-        seconds = time.monotonic() - began
-        bench.store.finish_trial(
+        score_row(
+            bench,
             number,
-            state=state,
-            seconds=seconds,
-            tokens=tokens,
-            peak_memory=peak_memory(),
-            error=error,
+            candidate,
+            stage=stage,
+            blocks=blocks,
+            deadline=deadline,
+            limit=limit,
+            told=told,
+            baseline=True,
         )
-        mean = sum(values) / len(values) if values else None
-        told(Told(number, state, candidate, mean, len(values), seconds, baseline=True, error=error))
+
+
+def score_row(
+    bench: Bench,
+    row: int,
+    candidate: Candidate,
+    *,
+    stage: str,
+    blocks: int,
+    deadline: float | None,
+    limit: float | None,
+    told: Callable[[Told], None],
+    baseline: bool,
+    least: int = ENOUGH_BLOCKS,
+) -> None:
+    """`run_blocks`, and how it ended: in the row, and told. What cannot run fails, no more."""
+    began = time.monotonic()
+    values: list[float] = []
+    tokens, state, error = 0, "complete", None
+    try:
+        values, tokens = run_blocks(
+            bench,
+            row,
+            candidate,
+            stage=stage,
+            blocks=blocks,
+            deadline=deadline,
+            limit=limit,
+            least=least,
+        )
+    except StoreUnavailable:
+        raise
+    except TimeoutError:
+        state, error = "failed", NO_TIME
+    except Exception as problem:  # a rival that cannot run must not cost the study
+        state, error = "failed", one_line(problem)
+    seconds = time.monotonic() - began
+    bench.store.finish_trial(
+        row,
+        state=state,
+        seconds=seconds,
+        tokens=tokens,
+        peak_memory=peak_memory(),
+        error=error,
+    )
+    mean = sum(values) / len(values) if values else None
+    told(Told(row, state, candidate, mean, len(values), seconds, baseline=baseline, error=error))

@@ -30,33 +30,33 @@ def finalists(rows: Sequence[Row], top: int) -> list[Row]:
     searched = [row for row in rows if row.state == "complete" and not row.baseline]
     candidates: dict[tuple[str, str | None, str], Row] = {}
     firsts: dict[str, Row] = {}
-    for row in sorted(searched, key=lambda row: (-(_search_mean(row)), row.trial)):
-        candidates.setdefault(_prompt(row), row)
+    for row in sorted(searched, key=lambda row: (-(search_mean(row)), row.trial)):
+        candidates.setdefault(prompt_key(row), row)
         firsts.setdefault(row.method, row)
-    level = max((_search_mean(row) for row in firsts.values()), default=0.0)
-    close = [row.trial for row in firsts.values() if _upper_bound(row) >= level]
+    level = max((search_mean(row) for row in firsts.values()), default=0.0)
+    close = [row.trial for row in firsts.values() if upper_bound(row) >= level]
     others = [row.trial for row in candidates.values() if row.trial not in close]
     chosen = {*close[:top], *others[: max(0, top - len(close))]}
     return [row for row in candidates.values() if row.trial in chosen]
 
 
-def _prompt(row: Row) -> tuple[str, str | None, str]:
+def prompt_key(row: Row) -> tuple[str, str | None, str]:
     """What the settings apply to; a method without a prompt is told apart by its settings."""
     asked = row.template or row.settings.get("patterns")
     rest = row.settings if asked is None else row.label_words
     return row.method, asked, json.dumps(rest, sort_keys=True)
 
 
-def _search_mean(row: Row) -> float:
+def search_mean(row: Row) -> float:
     value = row.search_mean if row.search_mean is not None else row.mean
     return float("-inf") if value is None else value
 
 
-def _upper_bound(row: Row) -> float:
+def upper_bound(row: Row) -> float:
     """As far above the search mean as the lower bound is below it; without one, no limit."""
     if row.mean is None or row.lower_bound is None:
         return float("inf")
-    return _search_mean(row) + (row.mean - row.lower_bound)
+    return search_mean(row) + (row.mean - row.lower_bound)
 
 
 class Forecast:
@@ -70,7 +70,7 @@ class Forecast:
         for row in rows:
             if row.state == "complete" and not row.baseline:
                 cost = row.seconds / max(1, row.blocks)
-                self.add(row.digest, row.method, _search_mean(row), cost)
+                self.add(row.digest, row.method, search_mean(row), cost)
 
     def add(self, digest: str, method: str, mean: float, seconds: float) -> None:
         """A complete candidate, or one that is known by more blocks now."""
@@ -87,6 +87,11 @@ class Forecast:
         best = heapq.nlargest(top, self._known, key=lambda digest: self._known[digest][0])
         chosen = dict.fromkeys([*firsts.values(), *best])
         return blocks * sum([self._cost(bench, digest) for digest in chosen][:top])
+
+    def block_seconds(self, bench: Bench, top: int) -> float:
+        """About, of a block of the best `top` fitted one after another."""
+        best = heapq.nlargest(top, self._known, key=lambda digest: self._known[digest][0])
+        return sum(self._cost(bench, digest) for digest in best)
 
     def _cost(self, bench: Bench, digest: str) -> float:
         return bench.seconds.get(digest, self._known[digest][1])

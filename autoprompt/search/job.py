@@ -1,7 +1,7 @@
 """One search from data to bundle: the order of the stages, and nothing of their insides.
 
-proposals -> baselines -> search -> confirm -> final. Everything is in the Store as soon as it is
-known, so the same command continues wherever an earlier one ended.
+proposals -> baselines -> search -> combine -> confirm -> final. Everything is in the Store as soon
+as it is known, so the same command continues wherever an earlier one ended.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
+from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.objective import Bench, Objective, Told, run_trial
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
+from autoprompt.search.reserve import after_combining, after_search
 from autoprompt.search.settings import Options
 from autoprompt.search.space import (
     check_unlabeled,
@@ -44,12 +46,8 @@ from storage.store import Store, StoreUnavailable
 
 #: What loading torch and transformers takes at least, on two cores.
 IMPORT_SECONDS = 5.0
-#: Shares of a time budget that the baselines and the confirmation may take at most.
-BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.3
-#: What confirming takes at least, however quick the candidates: words to choose, rows to write.
-CONFIRM_SECONDS = 3.0
-#: Blocks take now less, now more time than the last one.
-CONFIRM_MARGIN = 1.15
+#: Share of a time budget that the baselines may take at most.
+BASELINE_SHARE = 0.12
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -161,6 +159,7 @@ def _run(
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
         compete(None if clock.total is None else _baseline_seconds(clock.total, clock))
         _search(bench, optuna_study, space, pools, prepared, listener, clock)
+        _combine(bench, prepared, record, listener, clock)
         _confirm(bench, prepared, record, listener, clock)
         spare = clock.left() - (bench.final_seconds if config.final.train else 0.0)
         if clock.total is not None and spare > 0:  # for baselines that had too little
@@ -213,7 +212,8 @@ def _search(
     config = prepared.settings.config
     record = prepared.study_name
     store = bench.store
-    mine = [row for row in queries.trials(store, bench.study_id) if not row.baseline]
+    rows_there = queries.trials(store, bench.study_id)
+    mine = [row for row in rows_there if row.optuna_number is not None]
     finished = [row for row in mine if row.state in ("complete", "pruned", "failed")]
     count, complete = len(finished), sum(row.state == "complete" for row in finished)
     failed = sum(row.state == "failed" for row in finished)
@@ -235,11 +235,8 @@ def _search(
 
     firsts = deque(studies.first_params(space, pools, len(bench.rows)))
     while count < wanted:
-        reserve = bench.final_seconds if config.final.train else 0.0
-        if config.confirm.blocks and clock.total is not None:
-            cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
-            reserve += CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * clock.total)
-        if clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0):
+        kept = after_search(bench, forecast, config, clock.total)
+        if clock.left(kept) <= 0 and count and (complete or clock.left() <= 0):
             break
         if clock.total is not None and len(seen) >= size:
             listener.say(f"all {size} candidates of the space have been tried")
@@ -249,7 +246,7 @@ def _search(
             bench=bench,
             space=space,
             pools=pools,
-            deadline=clock.deadline(reserve if complete else 0.0),
+            deadline=clock.deadline(kept if complete else 0.0),
             told=tell,
             # the very first trial is untrained where the space has such: better late than none
             patient=not count,
@@ -273,6 +270,27 @@ def _search(
         for _ in studies.retries(optuna_study):
             late = Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
             run_trial(optuna_study, late)
+
+
+def _combine(
+    bench: Bench, prepared: Prepared, record: StudyRecord, listener: Listener, clock: Clock
+) -> None:
+    config = prepared.settings.config
+    top = config.ensemble.top
+    board = rows(bench.store, record)
+    if not top or winner(board) is None:
+        return
+    listener.say(f"combining the best {top} prompts")
+    bench.store.update_study(record.id, stage="combine", seconds=clock.seconds)
+    combine(
+        bench,
+        record,
+        top=top,
+        blocks=config.confirm.blocks,
+        deadline=clock.deadline(after_combining(bench, Forecast(board), config, clock.total)),
+        told=listener.told,
+        say=listener.say,
+    )
 
 
 def _record(store: Store, bench: Bench) -> StudyRecord:

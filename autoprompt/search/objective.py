@@ -18,6 +18,7 @@ from autoprompt.data.metrics import metrics
 from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.build import CandidateError, build
+from autoprompt.learners.members import fits, members_of, with_members
 from autoprompt.learners.workshop import MOST_LABELED, Workshop
 from autoprompt.search.choices import WORDS_RECIPE, Pools
 from autoprompt.search.samplers import derived_seed
@@ -128,7 +129,7 @@ class Bench:
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
         self.seconds[candidate.digest] = took
-        if work := self._trained_texts(candidate):
+        if work := self.trained_texts(candidate):
             self.pace = took / work
         elif shown := self._shown_texts(candidate):  # the dearest: answers in hand cost nothing
             self.shown_pace = max(self.shown_pace, took / shown)
@@ -153,13 +154,17 @@ class Bench:
         known = self.seconds.get(candidate.digest)
         if known is not None:
             return known
-        work = self._trained_texts(candidate)
+        if members := members_of(candidate):
+            return fits(candidate) * sum(map(self.expected, members))
+        work = self.trained_texts(candidate)
         read = self.pace * work if work else self.shown_pace * self._shown_texts(candidate)
         return read + self.trigger_pace * _tried_triggers(candidate)
 
-    def _trained_texts(self, candidate: Candidate) -> float:
+    def trained_texts(self, candidate: Candidate) -> float:
         """Texts that pass through trainings of the model, those it only reads as a third of one;
         0 where none is trained."""
+        if members := members_of(candidate):
+            return fits(candidate) * sum(map(self.trained_texts, members))
         steps = int(candidate.get("steps", candidate.get("prompt_steps", 0)))
         read = 0.0
         if (patterns := candidate.get("patterns")) is not None:
@@ -180,6 +185,8 @@ class Bench:
         chosen anew, by the same recipe, from the block's training rows alone. Without that the
         rows a block is scored on would have chosen the words (selection outside of
         cross-validation; Ambroise and McLachlan 2002)."""
+        if members := members_of(candidate):
+            return with_members(candidate, [self.inside(one, part, train) for one in members])
         recipe = candidate.get(WORDS_RECIPE, None)
         if recipe is None:
             return candidate

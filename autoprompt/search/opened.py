@@ -85,7 +85,7 @@ def open_run(path: Path) -> Iterator[OpenRun]:
 def status(run: OpenRun) -> dict[str, Any]:
     """The JSON document of `status`."""
     board = rows(run.store, run.study)
-    sampled = [row for row in board if not row.baseline]
+    sampled = [row for row in board if not (row.baseline or row.members)]
     best = winner(board)
     budget = run.settings.config.budget
     return {
@@ -98,6 +98,7 @@ def status(run: OpenRun) -> dict[str, Any]:
             state: sum(row.state == state for row in sampled)
             for state in ("complete", "pruned", "failed", "running")
         },
+        "ensembles": sum(bool(row.members) for row in board),
         "baselines": sum(row.baseline for row in board),
         "budget": {"trials": budget.trials, "minutes": budget.minutes},
         "seconds": round(run.study.seconds, 1),
@@ -158,8 +159,13 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            for file in run.folder.bundle.iterdir():  # copytree's error would not say which it is
-                shutil.copyfile(file, temporary / file.name)
+            # copytree's error would not say which file it is
+            for file in sorted(run.folder.bundle.rglob("*")):
+                copy = temporary / file.relative_to(run.folder.bundle)
+                if file.is_dir():
+                    copy.mkdir()
+                else:
+                    shutil.copyfile(file, copy)
             write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
             temporary.rename(bundle)
         except BaseException:

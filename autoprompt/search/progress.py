@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoprompt.report.members import members, method_line, template_line
 from autoprompt.search.objective import Told
 from autoprompt.search.study import summary
 
@@ -13,7 +14,7 @@ def line(told: Told) -> str:
     value = "–" if told.mean is None else f"{told.mean:.3f}"
     parts = [
         f"{'baseline' if told.baseline else 'trial'} {told.trial:>3}",
-        f"{told.candidate['method']:<11}",
+        f"{method_line(told.candidate['method'], told.candidate.values):<11}",
         f"{value} over {told.blocks} block{'s' if told.blocks != 1 else ''}",
         f"{told.seconds:.1f} s",
     ]
@@ -23,6 +24,8 @@ def line(told: Told) -> str:
     if prompt and not told.baseline:
         parts.append(prompt if prompt.startswith("[") else f'"{prompt}"')
         parts.append(summary(told.candidate.values, _SHOWN_ELSEWHERE))
+    if members(told.candidate.values):
+        parts.append(f'"{template_line(None, told.candidate.values)}"')
     if told.error:
         parts.append(told.error)
     return "  ".join(part for part in parts if part)

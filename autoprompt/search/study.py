@@ -173,7 +173,8 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
 
     died: whether its process died under the trial, which it is not given many chances to do.
     """
-    rows = [row for row in queries.trials(store, study_id) if not row.baseline]
+    # a row without a number is no trial of the sampler: its own stage goes on with it
+    rows = [r for r in queries.trials(store, study_id) if r.optuna_number is not None]
     by_number = {row.optuna_number: row for row in rows}
     by_id = {row.id: row for row in rows}
     everything = {trial.number: trial for trial in study.get_trials(deepcopy=False)}

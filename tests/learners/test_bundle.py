@@ -21,6 +21,7 @@ from autoprompt.learners.bundle import (
     save_bundle,
     write_metrics,
 )
+from autoprompt.learners.members import ensemble_of
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
@@ -31,7 +32,7 @@ ROWS += [Example(t, label="bad | one") for t in ("a terrible story", "bad film !
 TEXTS = [Example(t) for t in ("maybe a good plot", "dull", "the actor was brave , very brave !")]
 WORDS = Verbalizer((("bad | one", ("terrible",)), ("good", ("great", "moving"))))
 PROMPT = {"template": "{text} It was {mask}.", "words": WORDS.to_json()}
-CANDIDATES = {
+CANDIDATES: dict[str, dict[str, Any]] = {
     "zero_shot": {"trainable": "none", "calibration": "prior", **PROMPT},
     "soft_verbalizer": {
         "trainable": "verbalizer",
@@ -118,6 +119,10 @@ CANDIDATES = {
     "majority": {},
     "embeddings": {},
 }
+MEMBERS = ("hard", "prompt_tuning", "zero_shot", "soft_verbalizer", "p_tuning")
+CANDIDATES["ensemble"] = dict(
+    ensemble_of([Candidate({"method": m} | CANDIDATES[m]) for m in MEMBERS], "stacked").values
+)
 PROVENANCE = {"trial": 7, "labelled_rows": 6, "columns": {"text": "body"}}
 
 
@@ -247,6 +252,33 @@ def test_damage_is_named(workshop: Workshop, tmp_path: Path) -> None:
     refused("no prompt.toml")
     with pytest.raises(BundleError, match=r"no prompt\.toml"):
         load_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("unproved")
+def test_an_ensembles_members_are_told_and_kept_whole(workshop: Workshop, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    learner = saved("ensemble", workshop, made)
+    described = tomllib.loads((made / "prompt.toml").read_text())
+    assert described["settings"] == {"method": "ensemble", "weighting": "stacked"}
+    members = described["members"]
+    assert [one["settings"]["method"] for one in members] == list(MEMBERS)
+    assert {one["template"] for one in members} == {"{text} It was {mask}."}
+    assert members[0]["words"][1] == {"label": "good", "words": ["great", "moving"]}
+    numpy.testing.assert_allclose([one["weight"] for one in members], learner.weights)
+    assert set(members[1]["learned"]) == set(members[2]["learned"]) == {"calibration_prior"}
+    kept = ["member_1/weights.safetensors", "member_2/soft_prompt.safetensors"]
+    kept += ["member_4/weights.safetensors", "member_5/soft_prompt.safetensors"]
+    assert list(described["files"]) == [*kept, "member_5/weights.safetensors"]
+    card = (made / "README.md").read_text()
+    assert "Ensemble of 5" in card
+    assert all(f"`{method}`" in card for method in MEMBERS)
+    assert card.count("{text} It was {mask}.") == 5
+    (made / kept[0]).write_bytes(b"something else")
+    with pytest.raises(BundleError, match=r"member_1/weights\.safetensors is not the file"):
+        load_bundle(made, device="cpu")
+    (made / kept[0]).unlink()
+    with pytest.raises(BundleError, match=r"member_1/weights\.safetensors is missing"):
+        load_bundle(made, device="cpu")
 
 
 @pytest.mark.usefixtures("unproved")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from autoprompt.learners.prompt_pool import PromptPool
     from autoprompt.learners.training import Optimiser
     from autoprompt.models.backbone import Backbone
+    from autoprompt.models.inputs import Encoded
     from autoprompt.models.sentence import SentenceEncoder
 
 # Unlabelled texts that join the training texts in a calibration prior: its error is far below the
@@ -26,6 +27,8 @@ MOST_UNLABELED = 128
 CACHED_ANSWERS = 20_000
 # So many labelled rows are read ahead with a template's first; of more, what is asked for.
 READ_AHEAD = 512
+
+_Key = tuple[str, int, str, str | None]  # template, masks, text, text_b
 
 
 class Workshop:
@@ -51,7 +54,7 @@ class Workshop:
         self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
         self.multi_token = multi_token
         self.prompt_pool = prompt_pool
-        self._answers: OrderedDict[tuple[str, int, str, str | None], torch.Tensor] = OrderedDict()
+        self._answers: OrderedDict[_Key, torch.Tensor] = OrderedDict()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -97,19 +100,51 @@ class Workshop:
         fold and calibration. The first call with a template reads all labelled rows at once, if
         they are few.
         """
-        import torch
-
         # also for answers in hand: the caller multiplies them by its words
         self.backbone.weights.reset()
-        source = str(template)
-        wanted = [(source, masks, e.text, e.text_b) for e in examples]
-        missing = dict.fromkeys(key for key in wanted if key not in self._answers)
-        read = 0
-        if missing:
-            ours = [(source, masks, e.text, e.text_b) for e in self.labelled]
-            if len(ours) <= READ_AHEAD and not missing.keys().isdisjoint(ours):
-                missing |= dict.fromkeys(key for key in ours if key not in self._answers)
-            read = self._read(template, masks, list(missing))
+        read = self.read_ahead([template], masks, examples)
+        return self._known(_keys(template, masks, examples)), read
+
+    @property
+    def rows_ahead(self) -> int:
+        """Labelled rows that are read with a template's first."""
+        return len(self.labelled) if len(self.labelled) <= READ_AHEAD else 0
+
+    def read_ahead(
+        self, templates: Sequence[Template], masks: int, examples: Sequence[Example]
+    ) -> int:
+        """Read what `pretrained_answers` would, for several templates in one pool of rows; return
+        how many tokens were read anew."""
+        missing: dict[_Key, Template] = {}
+        for template in templates:
+            wanted = _keys(template, masks, examples)
+            lacking = dict.fromkeys(key for key in wanted if key not in self._answers)
+            if lacking and self.rows_ahead:
+                ours = _keys(template, masks, self.labelled)
+                if not lacking.keys().isdisjoint(ours):
+                    lacking |= dict.fromkeys(key for key in ours if key not in self._answers)
+            missing |= dict.fromkeys(lacking, template)
+        if not missing:
+            return 0
+        self.backbone.weights.reset()
+        return self._read({key: self._row(key, template) for key, template in missing.items()})
+
+    def read_once(
+        self, templates: Sequence[Template], masks: int, examples: Sequence[Example]
+    ) -> torch.Tensor:
+        """Answer states [T x N, masks, E] of T templates with N texts each, in the model's own
+        precision; for looking once at many, so nothing is kept."""
+        from autoprompt.models.reading import read_answers
+
+        self.backbone.weights.reset()
+        wanted = ((key, t) for t in templates for key in _keys(t, masks, examples))
+        rows = [self._row(key, template) for key, template in wanted]
+        return read_answers(self.backbone, rows, exactly=False)
+
+    def _known(self, wanted: Sequence[_Key]) -> torch.Tensor:
+        """Kept answers [N, masks, E]; the longest unused are forgotten where they are too many."""
+        import torch
+
         found = torch.stack([self._answers[key] for key in wanted])
         for key in dict.fromkeys(wanted):
             self._answers.move_to_end(key)
@@ -117,18 +152,22 @@ class Workshop:
         room = max(CACHED_ANSWERS, 2 * (len(self.labelled) + len(self.unlabeled)))
         while len(self._answers) > room:
             self._answers.popitem(last=False)
-        return found, read
+        return found
 
-    def _read(
-        self, template: Template, masks: int, keys: list[tuple[str, int, str, str | None]]
-    ) -> int:
+    def _row(self, key: _Key, template: Template) -> Encoded:
+        _, masks, text, text_b = key
+        return self.backbone.encode(render(template, text, text_b), masks)
+
+    def _read(self, rows: Mapping[_Key, Encoded]) -> int:
         from autoprompt.models.reading import read_answers
 
-        rows = [
-            self.backbone.encode(render(template, text, text_b), masks)
-            for _, _, text, text_b in keys
-        ]
         # One tensor each: a view would keep the whole batch alive.
-        for key, state in zip(keys, read_answers(self.backbone, rows), strict=True):
+        states = read_answers(self.backbone, list(rows.values()))
+        for key, state in zip(rows, states, strict=True):
             self._answers[key] = state.clone()
-        return sum(len(row.ids) for row in rows)
+        return sum(len(row.ids) for row in rows.values())
+
+
+def _keys(template: Template, masks: int, examples: Sequence[Example]) -> list[_Key]:
+    source = str(template)
+    return [(source, masks, example.text, example.text_b) for example in examples]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.base import log_softmax
-from autoprompt.learners.build import build
+from autoprompt.learners.screening import Screen, Sitting
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.proposing import check_generator, propose
 from autoprompt.text import manual
@@ -24,7 +23,6 @@ from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots, without_slots
 from autoprompt.text.template import TemplateError, check_template, ends_with_mask
 from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
-from search_spaces.candidate import Candidate
 from storage.records import PoolEntry
 
 if TYPE_CHECKING:
@@ -235,17 +233,17 @@ def _rank(
         sample = random.Random(seed).sample(sample, RANKING_ROWS)
     templates = [entry for entry in entries if entry.kind == TEMPLATE]
     words = [entry for entry in entries if entry.kind == WORDS]
-    trials = {entry.short_id: _ranking_trials(entry, sample, reader) for entry in words}
     pairs: dict[tuple[str, str], float] = {}
-    for template in _by_turns(templates):
+    sittings, owners = _sittings(words, sample, reader)
+    screen = Screen(workshop, task, sittings)
+    queue = _by_turns(templates)
+    asked = [without_slots(read_template(entry.text)) for entry in queue]
+    for part in screen.pools(asked):
         if pairs and deadline is not None and time.monotonic() > deadline:
             break
-        for word in words:
-            fits = [
-                _zero_shot_fit(template.text, text, workshop, task, scored_rows)
-                for text, scored_rows in trials[word.short_id]
-            ]
-            pairs[template.short_id, word.short_id] = sum(fits) / len(fits)
+        for template, fits in zip(queue[part], screen.fits(asked[part]), strict=True):
+            for word, fit in zip(words, _of_each(fits, owners), strict=True):
+                pairs[template.short_id, word.short_id] = fit
     scored = tuple(
         replace(
             entry,
@@ -278,34 +276,32 @@ def _rank(
     return Pools((*scored, *firsts))
 
 
-def _ranking_trials(
-    entry: PoolEntry, sample: Sequence[Example], reader: WordReader | None
-) -> list[tuple[str, Sequence[Example]]]:
-    """What stands for an entry in the ranking: (words, rows to score them on).
+def _sittings(
+    words: Sequence[PoolEntry], sample: Sequence[Example], reader: WordReader | None
+) -> tuple[list[Sitting], list[int]]:
+    """What stands for sets of words in a ranking, and whose each sitting is: places in `words`.
 
     Proposed words are chosen on one half of the rows and scored on the other; the words that all
     rows chose would look better than given ones for having seen them.
     """
-    if entry.source in GIVEN or reader is None:
-        return [(entry.text, sample)]
-    halves: list[tuple[str, Sequence[Example]]] = []
-    for learnt, held_out in reader.halves:
-        verbalizer = reader.words(entry.source, learnt)
-        halves.append((verbalizer.to_json() if verbalizer else entry.text, held_out))
-    return halves
+    sittings: list[Sitting] = []
+    owners: list[int] = []
+    for place, entry in enumerate(words):
+        own = Verbalizer.from_json(entry.text)
+        halves = [(own, sample)]
+        if entry.source not in GIVEN and reader is not None:
+            halves = [
+                (reader.words(entry.source, rows) or own, rest) for rows, rest in reader.halves
+            ]
+        sittings += [Sitting(verbalizer, tuple(rows)) for verbalizer, rows in halves]
+        owners += [place] * len(halves)
+    return sittings, owners
 
 
-def _zero_shot_fit(
-    template: str, words: str, workshop: Workshop, task: Task, rows: Sequence[Example]
-) -> float:
-    """Calibrated mean log-probability of the gold label, in nats."""
-    bare = str(without_slots(read_template(template)))
-    values = {"method": "zero_shot", "template": bare, "words": words, "trainable": "none"}
-    learner = build(Candidate(values), task, workshop)
-    learner.fit(rows, seed=0)
-    scores = learner.scores(rows)  # [N, C] log-probabilities
-    calibrated = log_softmax(scores - np.log(np.exp(scores).mean(axis=0) + 1e-12))
-    return float(calibrated[np.arange(len(rows)), task.label_ids(rows)].mean())
+def _of_each(fits: np.ndarray, owners: Sequence[int]) -> list[float]:
+    """The mean fit of each set of words over its sittings [S]."""
+    counts = np.bincount(owners)
+    return (np.bincount(owners, weights=fits) / counts).tolist()
 
 
 def _by_turns(templates: Sequence[PoolEntry]) -> list[PoolEntry]:

@@ -5,18 +5,15 @@ Knows proposals and learners, not Optuna. The sampler later sees short ids (`t00
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.screening import Screen, Sitting
 from autoprompt.learners.workshop import Workshop
+from autoprompt.search.funnel import Judge, narrow
 from autoprompt.search.proposing import check_generator, propose
 from autoprompt.text import manual
 from autoprompt.text.imports import read_template
@@ -30,13 +27,9 @@ if TYPE_CHECKING:
 
 #: Kinds of pool entries; FIRST are the pairs worth trying first, as "template id, words id".
 TEMPLATE, WORDS, FIRST = "template", "words", "first"
-#: Sources of entries that no labelled row had a part in.
-GIVEN = ("user", "manual")
 #: The candidate value that says how its words were proposed; blocks choose them anew by it.
 WORDS_RECIPE = "words_recipe"
 MOST_PROPOSED_WORDS = 4
-#: Rows that rank the pools by zero-shot score: enough to order them, few enough for a CPU.
-RANKING_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,9 @@ def build_pools(
     asked: Asked,
     *,
     multi_token: str,
-    generator: str = "",
+    generator: str,
+    proposed: int,
+    keep: int,
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
@@ -127,7 +122,7 @@ def build_pools(
 
     seconds: about how long proposing and ranking may take; None = as long as they need (so that a
     run without a time limit does not depend on the machine's speed). generator: who proposes
-    templates, "" = the searched model.
+    templates, "" = the searched model; `proposed` of them at most, of which `keep` stay.
     """
     from autoprompt.proposals.label_words import WordReader
 
@@ -174,20 +169,34 @@ def build_pools(
             "--words: no label name is a word of this model's vocabulary and none was found in "
             'the texts; give one word per label with --words "label=word"'
         )
+    word_entries = _numbered(WORDS, "v{:02d}", words)
+    judged = [(entry.text, entry.source) for entry in word_entries]
+    judge = Judge(workshop, task, judged, rows, reader, seed)
     if not asked.only_templates:
-        guide = Verbalizer.from_json(words[0][0])
-        half = None if seconds is None else seconds / 2
-        proposed = propose(
-            workshop, rows, guide, generator=generator, seed=seed, seconds=half, say=say
+        # half of the time for proposing, a quarter each for choosing among them and for ranking
+        quarter = None if seconds is None else seconds / 4
+        found = propose(
+            workshop,
+            rows,
+            Verbalizer.from_json(words[0][0]),
+            generator=generator,
+            count=proposed,
+            seed=seed,
+            seconds=None if quarter is None else 2 * quarter,
+            say=say,
         )
-        templates += [(proposal.text, proposal.source) for proposal in proposed]
-
-    entries = (
-        *_numbered(TEMPLATE, "t{:03d}", templates),
-        *_numbered(WORDS, "v{:02d}", words),
-    )
+        if len(found) > keep:
+            say(f"choosing {keep} of {len(found)} proposed templates by zero-shot score")
+        found = narrow(
+            judge,
+            found,
+            keep,
+            embed=lambda texts: workshop.sentence_encoder.embed(texts),
+            deadline=None if deadline is None or quarter is None else deadline - quarter,
+        )
+        templates += [(proposal.text, proposal.source) for proposal in found]
     say("ranking the prompts by zero-shot score")
-    return _rank(entries, workshop, task, rows, reader, seed, deadline)
+    return _rank((*_numbered(TEMPLATE, "t{:03d}", templates), *word_entries), judge, deadline)
 
 
 def _usable(
@@ -214,36 +223,21 @@ def _numbered(kind: str, form: str, items: Sequence[tuple[str, str]]) -> tuple[P
     )
 
 
-def _rank(
-    entries: tuple[PoolEntry, ...],
-    workshop: Workshop,
-    task: Task,
-    rows: Sequence[Example],
-    reader: WordReader | None,
-    seed: int,
-    deadline: float | None,
-) -> Pools:
+def _rank(entries: tuple[PoolEntry, ...], judge: Judge, deadline: float | None) -> Pools:
     """Score every pair zero-shot (calibrated mean log-probability of the gold label), give each
     entry the best score of its pairs, and order the pairs: the user's own, the default, the best.
 
     Templates that the deadline leaves no time for stay in the pool without a score.
     """
-    sample = list(rows)
-    if len(sample) > RANKING_ROWS:
-        sample = random.Random(seed).sample(sample, RANKING_ROWS)
     templates = [entry for entry in entries if entry.kind == TEMPLATE]
     words = [entry for entry in entries if entry.kind == WORDS]
-    pairs: dict[tuple[str, str], float] = {}
-    sittings, owners = _sittings(words, sample, reader)
-    screen = Screen(workshop, task, sittings)
     queue = _by_turns(templates)
-    asked = [without_slots(read_template(entry.text)) for entry in queue]
-    for part in screen.pools(asked):
-        if pairs and deadline is not None and time.monotonic() > deadline:
-            break
-        for template, fits in zip(queue[part], screen.fits(asked[part]), strict=True):
-            for word, fit in zip(words, _of_each(fits, owners), strict=True):
-                pairs[template.short_id, word.short_id] = fit
+    fits = judge.fits([entry.text for entry in queue], exactly=True, deadline=deadline)
+    pairs = {
+        (template.short_id, word.short_id): fit
+        for template, own in zip(queue, fits)
+        for word, fit in zip(words, own)
+    }
     scored = tuple(
         replace(
             entry,
@@ -274,34 +268,6 @@ def _rank(
         for i, (template, words) in enumerate(ordered)
     )
     return Pools((*scored, *firsts))
-
-
-def _sittings(
-    words: Sequence[PoolEntry], sample: Sequence[Example], reader: WordReader | None
-) -> tuple[list[Sitting], list[int]]:
-    """What stands for sets of words in a ranking, and whose each sitting is: places in `words`.
-
-    Proposed words are chosen on one half of the rows and scored on the other; the words that all
-    rows chose would look better than given ones for having seen them.
-    """
-    sittings: list[Sitting] = []
-    owners: list[int] = []
-    for place, entry in enumerate(words):
-        own = Verbalizer.from_json(entry.text)
-        halves = [(own, sample)]
-        if entry.source not in GIVEN and reader is not None:
-            halves = [
-                (reader.words(entry.source, rows) or own, rest) for rows, rest in reader.halves
-            ]
-        sittings += [Sitting(verbalizer, tuple(rows)) for verbalizer, rows in halves]
-        owners += [place] * len(halves)
-    return sittings, owners
-
-
-def _of_each(fits: np.ndarray, owners: Sequence[int]) -> list[float]:
-    """The mean fit of each set of words over its sittings [S]."""
-    counts = np.bincount(owners)
-    return (np.bincount(owners, weights=fits) / counts).tolist()
 
 
 def _by_turns(templates: Sequence[PoolEntry]) -> list[PoolEntry]:

@@ -16,7 +16,6 @@ from autoprompt.models.backbone import Backbone, ModelError
 from autoprompt.proposals.base import Proposal
 from autoprompt.text.verbalizer import Verbalizer
 
-MOST_PROPOSED_TEMPLATES = 16
 KEY = "proposals.generator"
 
 
@@ -37,11 +36,12 @@ def propose(
     guide: Verbalizer,
     *,
     generator: str,
+    count: int,
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
 ) -> tuple[Proposal, ...]:
-    """Templates by the model named `generator`, or, without a name, by the searched one.
+    """Up to `count` templates by the model named `generator`; without a name, by the searched one.
 
     One that fills gaps as T5 does generates them. Where that is not to be had, or brings none, a
     masked LM that is searched infills them; for other kinds there are none. `seconds`: about how
@@ -51,7 +51,7 @@ def propose(
     found: tuple[Proposal, ...] = ()
     infills = not workshop.backbone.one_token  # infilling fills several gaps
     try:
-        found = _generated(workshop, rows, guide, generator, seed, seconds, say)
+        found = _generated(workshop, rows, guide, generator, count, seed, seconds, say)
     except ModelError as error:
         instead = "templates are infilled instead" if infills else "no templates are proposed"
         say(f"{KEY if generator else 'templates'}: {_reason(error)}; {instead}")
@@ -67,7 +67,7 @@ def propose(
         workshop.task,
         guide,
         embed=lambda texts: workshop.sentence_encoder.embed(texts),
-        count=MOST_PROPOSED_TEMPLATES,
+        count=count,
         seed=seed,
         seconds=None if end is None else max(0.0, end - time.monotonic()),
     )
@@ -78,6 +78,7 @@ def _generated(
     rows: Sequence[Example],
     guide: Verbalizer,
     name: str,
+    count: int,
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
@@ -105,7 +106,7 @@ def _generated(
         workshop.task,
         guide,
         embed=lambda texts: workshop.sentence_encoder.embed(texts),
-        count=MOST_PROPOSED_TEMPLATES,
+        count=count,
         seed=seed,
         seconds=seconds,
     )

@@ -65,7 +65,7 @@ def asked(toy_data: Path, tiny_model: Path) -> Callable[..., tuple[Any, list[str
     def ask(generator: str, model: Path = tiny_model, seconds: float | None = None) -> Any:
         said: list[str] = []
         workshop = Workshop(make_task(rows), str(model), "cpu", "fp32", rows)
-        given: dict[str, Any] = {"seed": 0, "seconds": seconds, "say": said.append}
+        given: dict[str, Any] = {"count": 16, "seed": 0, "seconds": seconds, "say": said.append}
         return propose(workshop, rows, GUIDE, generator=generator, **given), said
 
     return ask

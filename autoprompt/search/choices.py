@@ -19,10 +19,12 @@ from autoprompt.text import manual
 from autoprompt.text.imports import read_template
 from autoprompt.text.placement import slots, without_slots
 from autoprompt.text.template import TemplateError, check_template, ends_with_mask
+from autoprompt.text.tokens import is_writable
 from autoprompt.text.verbalizer import Verbalizer, VerbalizerError, check_words, parse_words
 from storage.records import PoolEntry
 
 if TYPE_CHECKING:
+    from autoprompt.models.backbone import Backbone
     from autoprompt.proposals.label_words import WordReader
 
 #: Kinds of pool entries; FIRST are the pairs worth trying first, as "template id, words id".
@@ -151,11 +153,10 @@ def build_pools(
 
     templates = [(text, "user") for text in asked.templates]
     if not asked.only_templates:
-        templates += [
-            (text, "manual")
-            for text in manual.templates(task.kind)
-            if not onwards or ends_with_mask(read_template(text))
-        ]
+        manual_ones = _manual_templates(task.kind, backbone, say)
+        if not manual_ones and not templates:
+            manual_ones = [manual.bare_template(task.kind)]
+        templates += [(text, "manual") for text in manual_ones]
     reader: WordReader | None = None
     if not asked.only_words:
         say("proposing label words from the labelled texts")
@@ -197,6 +198,24 @@ def build_pools(
         templates += [(proposal.text, proposal.source) for proposal in found]
     say("ranking the prompts by zero-shot score")
     return _rank((*_numbered(TEMPLATE, "t{:03d}", templates), *word_entries), judge, deadline)
+
+
+def _manual_templates(kind: str, backbone: Backbone, say: Callable[[str], None]) -> list[str]:
+    """Those the model can read: up to the mask where it reads onwards, in words that its vocabulary
+    has (another language's it may have none of, and would read one unknown token for each)."""
+    asked = {text: read_template(text) for text in manual.templates(kind)}
+    fitting = {
+        text: template
+        for text, template in asked.items()
+        if not backbone.reads_onwards or ends_with_mask(template)
+    }
+    kept = [text for text, one in fitting.items() if is_writable(backbone.tokenizer, one)]
+    if len(kept) < len(fitting):
+        say(
+            f"templates: {len(fitting) - len(kept)} of {len(fitting)} manual ones hold words that "
+            "the model's vocabulary lacks; left out"
+        )
+    return kept
 
 
 def _usable(

@@ -14,7 +14,9 @@ from autoprompt.text.tokens import tokenize_piece
 from autoprompt.text.verbalizer import Verbalizer
 
 FILLING_TOKENS = 24
-MARKS = frozenset(".,:;!?-。，、：；！？")
+#: Marks of scripts without spaces, which none follows either.
+WIDE_MARKS = "。，、：；！？"
+MARKS = frozenset(".,:;!?-" + WIDE_MARKS)
 SENTENCE_ENDS = frozenset(".;!?。；！？")
 FULL_STOPS = (".", "。")
 LONGEST_COPY = 4  # characters of a word in a script without spaces
@@ -193,7 +195,7 @@ def to_template(
         front[first] = front[first][:1].upper() + front[first][1:]
     span = ""
     for text in (*front, "{mask}", *back):
-        unspaced = is_unspaced(text if text != "{mask}" else span[-1:])
+        unspaced = is_unspaced(text) or is_unspaced(span[-1:]) or span[-1:] in tuple(WIDE_MARKS)
         span += text if text in MARKS or unspaced else f" {text}"
     left, _, right = placement.source.partition("{mask}")
     source = f"{left.rstrip()}{span}{right}".strip()

@@ -110,3 +110,12 @@ def test_a_word_stands_once(words: Words, builtin: Any) -> None:
     token = builtin.tokenizer.convert_tokens_to_ids("this")
     where, shape = placement("after", "single"), Shape(2, 0, True)
     assert not words.may_stand(token, 1, (token, None), where, shape)
+
+
+def test_chinese_words_stand_without_spaces(words: Words) -> None:
+    template = to_template(
+        placement("after", "single"), Shape(3, 1), ["，", "真", "的", "。"], words
+    )
+    assert str(template) == "{text}，真的{mask}。"
+    leading = to_template(placement("before", "single"), Shape(2, 0), ["总", "，"], words)
+    assert str(leading) == "总，{mask}. {text}"

@@ -27,12 +27,12 @@ GUIDE = Verbalizer((("bad", ("bad",)), ("good", ("good",))))
 SHORT = ("--trials", 1, "--preset", "zero_shot", "confirm.blocks=0", "final.train=false", WORDS)
 
 
-def pool(run: Path) -> dict[str, list[str]]:
-    """Template texts by source."""
+def pool(run: Path, kind: str = "template") -> dict[str, list[str]]:
+    """Texts of one kind by source."""
     found: dict[str, list[str]] = {}
     with Store.open(f"sqlite:///{run / 'study.db'}", create=False) as store:
         (study,) = queries.studies(store)
-        for entry in store.pool(study.id, "template"):
+        for entry in store.pool(study.id, kind):
             found.setdefault(entry.source, []).append(entry.text)
     return found
 

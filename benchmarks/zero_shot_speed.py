@@ -9,7 +9,8 @@ words: pairs of the vocabulary. Texts: 32 a class of DATA/SET.
 Measured in each precision, beside the rate of a bare product of the feed-forward's size in the
 same process: `share` is what the model's products (FLOPs of the real tokens alone) get of it, both
 by the processor's time (`cpu_seconds`), which other work on the machine lengthens little; with
-several threads it would hold their waiting too. padding: of all tokens read, those that were padding.
+several threads it would hold their waiting too. padding: of all tokens read, those that were
+padding.
 `plainly`: the same pairs one by one by their learners, from the pace of a few templates, and how
 far the scores are apart.
 """

@@ -117,5 +117,5 @@ def test_chinese_words_stand_without_spaces(words: Words) -> None:
         placement("after", "single"), Shape(3, 1), ["，", "真", "的", "。"], words
     )
     assert str(template) == "{text}，真的{mask}。"
-    leading = to_template(placement("before", "single"), Shape(2, 0), ["总", "，"], words)
+    leading = to_template(placement("before", "single"), Shape(2, 0, True), ["总", "，"], words)
     assert str(leading) == "总，{mask}. {text}"

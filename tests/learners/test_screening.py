@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROWS, TASK
 
+from autoprompt.data.task import Example, Task
 from autoprompt.learners import screening
 from autoprompt.learners.base import log_softmax
 from autoprompt.learners.build import build
@@ -18,6 +18,14 @@ from autoprompt.text.template import parse
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 
+TASK = Task("single", ("negative", "positive"))
+GOOD = ("a great story", "the film is truly good", "good actor , moving plot", "very great !")
+BAD = ("a terrible story", "the plot is truly dull", "bad actor , boring plot", "very terrible !")
+ROWS = tuple(
+    Example(text, label=label)
+    for texts, label in ((GOOD, "positive"), (BAD, "negative"))
+    for text in (*texts, f"{texts[0]} , {texts[1]}", f"no {texts[2]} ?")
+)
 TEMPLATES = tuple(
     parse(source)
     for source in (

@@ -87,6 +87,10 @@ class Proposals(_Section):
     generator: str = Field(
         "", description="A T5 that writes templates, hub name or folder; empty = the own model."
     )
+    templates: int = Field(
+        48, ge=1, description="Templates proposed at most; the best by zero-shot score are kept."
+    )
+    keep: int = Field(16, ge=1, description="Proposed templates that the search chooses among.")
 
 
 class Config(_Section):
@@ -102,7 +106,9 @@ class Config(_Section):
     final: Final = Field(default_factory=lambda: Final(train=True))
     objective: Objective = Field(default_factory=Objective)
     words: Words = Field(default_factory=lambda: Words(multi_token="masks"))
-    proposals: Proposals = Field(default_factory=lambda: Proposals(generator=""))
+    proposals: Proposals = Field(
+        default_factory=lambda: Proposals(generator="", templates=48, keep=16)
+    )
     space: dict[str, Any] = Field(
         default_factory=dict,
         description="Dimension = a value, a list of values, or {low, high, log}.",

@@ -26,6 +26,7 @@ def test_the_keys_are_those_of_the_documentation() -> None:
         *("train.steps", "train.batch_size", "train.precision"),
         *("ensemble.top", "confirm.top", "confirm.blocks", "final.train", "objective.metric"),
         *("words.multi_token", "proposals.generator"),
+        *("proposals.templates", "proposals.keep"),
     }
 
 

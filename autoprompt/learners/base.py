@@ -51,7 +51,7 @@ class Learner(Protocol):
 
 
 def log_softmax(scores: numpy.ndarray) -> numpy.ndarray:
-    """Rows [N, C] as log-probabilities, float64."""
+    """Rows [..., C] as log-probabilities, float64."""
     scores = numpy.asarray(scores, dtype=numpy.float64)
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return shifted - numpy.log(numpy.exp(shifted).sum(axis=1, keepdims=True))
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    return shifted - numpy.log(numpy.exp(shifted).sum(axis=-1, keepdims=True))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoprompt.data.task import Example, Task
 from autoprompt.text.template import Template, render
@@ -33,6 +33,8 @@ MOST_LABELED = 1_000
 CACHED_ANSWERS = 20_000
 # So many labelled rows are read ahead with a template's first; of more, what is asked for.
 READ_AHEAD = 512
+
+_Key = tuple[str, int, str, str | None]  # template, masks, text, text_b
 
 
 class Workshop:
@@ -117,31 +119,55 @@ class Workshop:
         """
         # also for answers in hand: the caller multiplies them by its words
         self.backbone.weights.reset()
-        source = str(template)
-        wanted = [(source, masks, e.text, e.text_b) for e in examples]
-        missing = dict.fromkeys(key for key in wanted if key not in self._answers)
-        read = 0
-        if missing:
-            ours = [(source, masks, e.text, e.text_b) for e in self.labelled]
-            if len(ours) <= READ_AHEAD and not missing.keys().isdisjoint(ours):
-                missing |= dict.fromkeys(key for key in ours if key not in self._answers)
-            rows = (
-                self.backbone.encode(render(template, text, text_b), masks)
-                for _, _, text, text_b in missing
-            )
-            read = self._read(dict(zip(missing, rows, strict=True)))
-        return self._known(wanted), read
+        read = self.read_ahead([template], masks, examples)
+        return self._known(_keys(template, masks, examples)), read
 
     def pretrained_states(self, rows: Sequence[Encoded]) -> tuple[torch.Tensor, int]:
         """The same for rows laid out already, which all read equally many positions: prompts with
         demonstrations, which differ by more than template and text."""
         self.backbone.weights.reset()
         # a row can be as long as the model reads: kept by its digest, not by its tokens
-        wanted: list[Hashable] = [hashlib.sha256(repr(row).encode()).digest() for row in rows]
+        wanted = [hashlib.sha256(repr(row).encode()).digest() for row in rows]
         asked = dict(zip(wanted, rows, strict=True))
         missing = {key: row for key, row in asked.items() if key not in self._answers}
         read = self._read(missing) if missing else 0
         return self._known(wanted), read
+
+    @property
+    def rows_ahead(self) -> int:
+        """Labelled rows that are read with a template's first."""
+        return len(self.labelled) if len(self.labelled) <= READ_AHEAD else 0
+
+    def read_ahead(
+        self, templates: Sequence[Template], masks: int, examples: Sequence[Example]
+    ) -> int:
+        """Read what `pretrained_answers` would, for several templates in one pool of rows; return
+        how many tokens were read anew."""
+        missing: dict[_Key, Template] = {}
+        for template in templates:
+            wanted = _keys(template, masks, examples)
+            lacking = dict.fromkeys(key for key in wanted if key not in self._answers)
+            if lacking and self.rows_ahead:
+                ours = _keys(template, masks, self.labelled)
+                if not lacking.keys().isdisjoint(ours):
+                    lacking |= dict.fromkeys(key for key in ours if key not in self._answers)
+            missing |= dict.fromkeys(lacking, template)
+        if not missing:
+            return 0
+        self.backbone.weights.reset()
+        return self._read({key: self._row(key, template) for key, template in missing.items()})
+
+    def read_once(
+        self, templates: Sequence[Template], masks: int, examples: Sequence[Example]
+    ) -> torch.Tensor:
+        """Answer states [T x N, masks, E] of T templates with N texts each, in the model's own
+        precision; for looking once at many, so nothing is kept."""
+        from autoprompt.models.reading import read_answers
+
+        self.backbone.weights.reset()
+        wanted = ((key, t) for t in templates for key in _keys(t, masks, examples))
+        rows = [self._row(key, template) for key, template in wanted]
+        return read_answers(self.backbone, rows, exactly=False)
 
     def _known(self, wanted: Sequence[Hashable]) -> torch.Tensor:
         """Kept answers [N, masks, E]; the longest unused are forgotten where they are too many."""
@@ -156,7 +182,11 @@ class Workshop:
             self._answers.popitem(last=False)
         return found
 
-    def _read(self, rows: Mapping[Hashable, Encoded]) -> int:
+    def _row(self, key: _Key, template: Template) -> Encoded:
+        _, masks, text, text_b = key
+        return self.backbone.encode(render(template, text, text_b), masks)
+
+    def _read(self, rows: Mapping[Any, Encoded]) -> int:
         from autoprompt.models.reading import read_answers
 
         # One tensor each: a view would keep the whole batch alive.
@@ -164,3 +194,8 @@ class Workshop:
         for key, state in zip(rows, states, strict=True):
             self._answers[key] = state.clone()
         return sum(len(row.ids) for row in rows.values())
+
+
+def _keys(template: Template, masks: int, examples: Sequence[Example]) -> list[_Key]:
+    source = str(template)
+    return [(source, masks, example.text, example.text_b) for example in examples]

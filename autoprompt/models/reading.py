@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 
@@ -13,16 +14,20 @@ ROWS = 32  # of a batch; more gains nothing on a CPU and little on a GPU for tex
 
 
 def read(
-    backbone: Backbone, rows: Sequence[Encoded], answer: Callable[[ModelInputs], torch.Tensor]
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    answer: Callable[[ModelInputs], torch.Tensor],
+    *,
+    exactly: bool = True,
 ) -> torch.Tensor:
     """`answer` of every row, [N, ...] on the CPU, in the order given.
 
-    Rows are sorted by length, so that little is padding, and computed in fp32: a row's answer does
-    not depend (beyond 1e-5) on the rows around it.
+    Rows are sorted by length, so that little is padding. exactly: computed in fp32, so that a row's
+    answer does not depend (beyond 1e-5) on the rows around it; without, in the model's precision.
     """
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     pieces = []
-    with torch.inference_mode(), backbone.exactly():
+    with torch.inference_mode(), backbone.exactly() if exactly else nullcontext():
         for start in range(0, len(order), ROWS):
             batch = backbone.batch([rows[index] for index in order[start : start + ROWS]])
             pieces.append(answer(batch).cpu())
@@ -32,6 +37,8 @@ def read(
     return restored.clone()  # outside inference mode: an ordinary tensor
 
 
-def read_answers(backbone: Backbone, rows: Sequence[Encoded]) -> torch.Tensor:
+def read_answers(
+    backbone: Backbone, rows: Sequence[Encoded], *, exactly: bool = True
+) -> torch.Tensor:
     """Answer states [N, M, E] of rows that all read equally many positions."""
-    return read(backbone, rows, backbone.answer_states)
+    return read(backbone, rows, backbone.answer_states, exactly=exactly)

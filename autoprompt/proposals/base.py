@@ -6,6 +6,7 @@ Knows a backbone; knows neither which templates nor which words to try.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ROWS_A_FORWARD = 32
 TEXT_TOKENS = 32
+SCORING_ROWS = 16
 #: How much a template's score counts beside its likeness to those chosen before it.
 RELEVANCE = 0.7
 #: Texts to unit vectors [N, d].
@@ -110,6 +112,32 @@ def zero_shot_fit(
     calibrated = (scores - scores.mean(0)).log_softmax(1)  # [N, C]
     right = torch.tensor(task.label_ids(sample))
     return float(calibrated[range(len(sample)), right].mean())
+
+
+def best_of(
+    backbone: Backbone,
+    queue: Sequence[tuple[Template, str]],
+    examples: Sequence[Example],
+    task: Task,
+    word_ids: WordIds,
+    *,
+    count: int,
+    embed: Embed,
+    seed: int,
+    end: float,
+) -> tuple[Proposal, ...]:
+    """The `count` best of some templates, (template, source) each, by their zero-shot fit over at
+    most SCORING_ROWS rows; of much alike ones the best, sources in turn. Those that the time `end`
+    leaves unscored, the last, are left out."""
+    sample = balanced_sample(examples, task, SCORING_ROWS, seed)
+    scored: list[Proposal] = []
+    for template, source in queue:
+        if scored and time.monotonic() > end:
+            break
+        score = zero_shot_fit(backbone, template, sample, task, word_ids)
+        scored.append(Proposal(str(template), score, source))
+    ranked = sorted(scored, key=lambda one: (-one.score, one.text))
+    return tuple(in_turns(diverse(ranked, count, embed), lambda one: one.source))
 
 
 def in_turns(ranked: Sequence[Ranked], placement: Callable[[Ranked], str]) -> list[Ranked]:

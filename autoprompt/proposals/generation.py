@@ -18,6 +18,7 @@ from autoprompt.data.task import Example, Task
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import Encoded
 from autoprompt.proposals.base import (
+    SCORING_ROWS,
     Embed,
     Proposal,
     balanced_sample,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 SOURCE = "generated"
 GENERATING_ROWS = 32
-SCORING_ROWS = 16
 #: Templates kept of each placement for one proposed, of which the zero-shot score chooses.
 KEPT_FOR_ONE = 3
 BEAM = 24

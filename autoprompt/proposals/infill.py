@@ -19,10 +19,9 @@ from autoprompt.proposals.base import (
     Embed,
     Proposal,
     balanced_sample,
-    diverse,
+    best_of,
     in_turns,
     read_masks,
-    zero_shot_fit,
 )
 from autoprompt.proposals.placements import (
     PLACEMENTS,
@@ -40,9 +39,12 @@ if TYPE_CHECKING:
     import torch
 
 FILLING_ROWS = 8
-SCORING_ROWS = 16
+#: Templates scored for one proposed, and the part of the time that is for scoring.
 SCORED_FOR_ONE = 1.5
+#: Beams are as many as give enough templates, at least BEAM; where too many of what they find
+#: breaks a rule or is there already, all shapes are filled again with more.
 BEAM = 3
+WIDENED = (1, 2, 4)
 GROWN = 4
 LOOKED_AT = 400
 SCORING_SHARE = 0.4
@@ -94,35 +96,65 @@ def propose_templates(
     words = Words(Vocabulary(backbone.tokenizer), verbalizer)
     sample = balanced_sample(examples, task, FILLING_ROWS, seed)
     words.learn(sample)
+    wanted = round(SCORED_FOR_ONE * count)
+    found = _found(backbone, sample, task, verbalizer, words, wanted, filling_end)
+    likely = sorted(found, key=lambda one: (-one.likelihood, str(one.template)))
+    queue = in_turns([(one.template, one.source) for one in likely], lambda one: one[1])
+    return best_of(
+        backbone,
+        queue[:wanted],
+        examples,
+        task,
+        word_ids,
+        count=count,
+        embed=embed,
+        seed=seed,
+        end=end,
+    )
+
+
+def _found(
+    backbone: Backbone,
+    sample: Sequence[Example],
+    task: Task,
+    verbalizer: Verbalizer,
+    words: Words,
+    wanted: int,
+    end: float,
+) -> list[Found]:
+    """Valid templates of all placements and shapes, each once: `wanted` or more where there are so
+    many, fewer at the time `end`."""
     placements = [placement for placement in PLACEMENTS if placement.kind == task.kind]
+    turns = max(len(placement.shapes) for placement in placements)
+    shapes = [
+        (placement, placement.shapes[turn])
+        for turn in range(turns)
+        for placement in placements
+        if turn < len(placement.shapes)
+    ]
+    least = max(BEAM, math.ceil(wanted / len(shapes) / GROWN))
     found: dict[str, Found] = {}
-    for turn in range(max(len(placement.shapes) for placement in placements)):
-        for placement in placements:
-            if turn >= len(placement.shapes) or (found and time.monotonic() > filling_end):
-                continue
-            shape = placement.shapes[turn]
+    for times in WIDENED:
+        before = len(found)
+        for placement, shape in shapes:
+            if found and time.monotonic() > end:
+                break
             rows = [
-                backbone.encode(slotted(placement, shape, example, verbalizer))
+                backbone.encode(slotted(placement, shape, example, verbalizer, words.stop))
                 for example in sample
             ]
-            stop = filling_end if found else math.inf
-            for filling in fill(backbone, rows, placement, shape, words, stop):
+            stop = end if found else math.inf
+            for filling in fill(
+                backbone, rows, placement, shape, words, beam=times * least, end=stop
+            ):
                 template = to_template(placement, shape, words.texts(filling.tokens), words)
                 if template is not None:
                     likelihood = filling.log_prob / len(filling.tokens)
                     one = Found(template, placement.name, likelihood)
                     found.setdefault(str(template).lower(), one)
-    likely = sorted(found.values(), key=lambda one: (-one.likelihood, str(one.template)))
-    queue = in_turns(likely, lambda one: one.source)
-    scoring_sample = balanced_sample(examples, task, SCORING_ROWS, seed)
-    scored: list[Proposal] = []
-    for one in queue[: round(SCORED_FOR_ONE * count)]:
-        if scored and time.monotonic() > end:
+        if len(found) >= wanted or len(found) == before or time.monotonic() > end:
             break
-        score = zero_shot_fit(backbone, one.template, scoring_sample, task, word_ids)
-        scored.append(Proposal(str(one.template), score, one.source))
-    ranked = sorted(scored, key=lambda one: (-one.score, one.text))
-    return tuple(in_turns(diverse(ranked, count, embed), lambda one: one.source))
+    return list(found.values())
 
 
 def fill(
@@ -131,12 +163,14 @@ def fill(
     placement: Placement,
     shape: Shape,
     words: Words,
-    end: float,
+    *,
+    beam: int = BEAM,
+    end: float = math.inf,
 ) -> list[Filling]:
     """Fill the slots of all rows with the same words by beam search; best first.
 
     A beam fills next the slot it is surest of, so that a word may lean on both its neighbours.
-    Returns at most BEAM * GROWN whole fillings, none when the time `end` has come before.
+    Returns at most `beam` * GROWN whole fillings, none when the time `end` has come before.
     """
     slots = shape.before + shape.after
     beams = [Filling((None,) * slots, 0.0)]
@@ -144,11 +178,11 @@ def fill(
         if time.monotonic() > end:
             return []
         grown: dict[tuple[int | None, ...], Filling] = {}
-        for beam, means in zip(beams, mean_log_probs(backbone, rows, beams), strict=True):
-            for filling in expand(beam, means, placement, shape, words):
+        for one, means in zip(beams, mean_log_probs(backbone, rows, beams), strict=True):
+            for filling in expand(one, means, placement, shape, words):
                 grown.setdefault(filling.tokens, filling)
         # Beams that filled different slots are compared all the same: they filled equally many.
-        kept = BEAM if step < slots - 1 else BEAM * GROWN
+        kept = beam if step < slots - 1 else beam * GROWN
         beams = sorted(grown.values(), key=lambda one: (-one.log_prob, str(one.tokens)))[:kept]
         if not beams:
             break

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 
 from autoprompt.data.task import Example
 from autoprompt.proposals.base import shortened
-from autoprompt.proposals.vocabulary import STOP_WORDS, Vocabulary
+from autoprompt.proposals.vocabulary import STOP_WORDS, Vocabulary, is_unspaced
 from autoprompt.text.template import Piece, Template, TemplateError, check_template, parse
+from autoprompt.text.tokens import tokenize_piece
 from autoprompt.text.verbalizer import Verbalizer
 
 FILLING_TOKENS = 24
-MARKS = frozenset(".,:;!?-")
-SENTENCE_ENDS = frozenset(".;!?")
+#: Marks of scripts without spaces, which none follows either.
+WIDE_MARKS = "。，、：；！？"
+MARKS = frozenset(".,:;!?-" + WIDE_MARKS)
+SENTENCE_ENDS = frozenset(".;!?。；！？")
+FULL_STOPS = (".", "。")
+LONGEST_COPY = 4  # characters of a word in a script without spaces
 # Words that wait for another: no sentence ends with them.
 WAITING = "a an and as at but by for from if in of on or than that the to with"
 DANGLING = frozenset(WAITING.split())
@@ -22,14 +27,12 @@ DANGLING = frozenset(WAITING.split())
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many words are filled before and after the label word, and the literal that closes them.
-
-    Where there is no literal, the last word may be a punctuation mark.
-    """
+    """How many words are filled before and after the label word, and whether a full stop closes
+    them. Where none does, the last word may be a punctuation mark."""
 
     before: int
     after: int
-    closing: str = ""
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,35 +58,41 @@ class Placement:
         return "lower_first" in self.source
 
 
-BEHIND = (Shape(2, 0, "."), Shape(1, 0, "."), Shape(1, 1, "."), Shape(3, 0, "."), Shape(2, 1, "."))
+BEHIND = (
+    Shape(2, 0, True),
+    Shape(1, 0, True),
+    Shape(1, 1, True),
+    Shape(3, 0, True),
+    Shape(2, 1, True),
+)
 PLACEMENTS = (
-    Placement("after", "single", "{text} {mask}", (*BEHIND, Shape(4, 0, "."))),
+    Placement("after", "single", "{text} {mask}", (*BEHIND, Shape(4, 0, True), Shape(5, 0, True))),
     Placement(
         "before",
         "single",
         "{mask} {text}",
-        (Shape(2, 0, "."), Shape(1, 1), Shape(2, 1), Shape(3, 0, "."), Shape(1, 2)),
+        (Shape(2, 0, True), Shape(1, 1), Shape(2, 1), Shape(3, 0, True), Shape(1, 2)),
     ),
     Placement(
         "between",
         "pair",
         "{text|strip_final_punctuation} {mask} {text_b|lower_first}",
-        (Shape(1, 1), Shape(1, 2), Shape(2, 1), Shape(2, 2)),
+        (Shape(1, 1), Shape(1, 2), Shape(2, 1), Shape(2, 2), Shape(2, 3)),
     ),
     Placement("after", "pair", "{text} {text_b} {mask}", BEHIND),
 )
 
 
 def slotted(
-    placement: Placement, shape: Shape, example: Example, verbalizer: Verbalizer
+    placement: Placement, shape: Shape, example: Example, verbalizer: Verbalizer, stop: str
 ) -> tuple[Piece, ...]:
     """The pieces of an example with its label word, and a mask for every word to be filled."""
     word = verbalizer.of(example.label or "")[0]
     span = [Piece("mask")] * shape.before
     span.append(Piece("words", word, space_before=True))
     span += [Piece("mask")] * shape.after
-    if shape.closing:
-        span.append(Piece("words", shape.closing))
+    if shape.closed and stop:
+        span.append(Piece("words", stop))
     pieces: list[Piece] = []
     for piece in shortened(parse(placement.source), example, FILLING_TOKENS):
         pieces += span if piece.kind == "mask" else [piece]
@@ -91,7 +100,8 @@ def slotted(
 
 
 class Words:
-    """Which tokens may stand in which slot.
+    """Which tokens may stand in which slot, and what ends a sentence ("" where the vocabulary has
+    no full stop).
 
     Refused: pieces that are neither a whole word nor a punctuation mark, label words, content words
     that only texts of one class hold (a copy, not a frame), a word twice, marks out of place.
@@ -103,12 +113,19 @@ class Words:
             word.lower() for label in verbalizer.labels for word in verbalizer.of(label)
         }
         self._classes: dict[str, set[str | None]] = {}
+        unspaced = is_unspaced("".join(self._answers))
+        self.stop = FULL_STOPS[unspaced] if self._knows(FULL_STOPS[unspaced]) else ""
+
+    def _knows(self, text: str) -> bool:
+        tokenizer = self.vocabulary.tokenizer
+        return tokenizer.unk_token_id not in tokenize_piece(tokenizer, Piece("words", text))
 
     def learn(self, sample: Sequence[Example]) -> None:
         """Note which classes' texts hold which words."""
         for example in sample:
-            for word in re.findall(r"\w+", f"{example.text} {example.text_b or ''}".lower()):
-                self._classes.setdefault(word, set()).add(example.label)
+            for run in re.findall(r"\w+", f"{example.text} {example.text_b or ''}".lower()):
+                for word in _copies(run):
+                    self._classes.setdefault(word, set()).add(example.label)
 
     def texts(self, tokens: Sequence[int | None]) -> list[str]:
         """The words of whole fillings."""
@@ -151,10 +168,19 @@ class Words:
         if any(text in MARKS for text in self.texts(side)):
             return False
         if not in_front:
-            return not shape.closing and slot == len(tokens) - 1
+            return not shape.closed and slot == len(tokens) - 1
         if slot == 0 and not placement.leads:
             return True
         return slot == shape.before - 1 and slot > 0 and mark not in SENTENCE_ENDS
+
+
+def _copies(run: str) -> set[str]:
+    """What a word of a template may have been copied from: the word, or, in a script without
+    spaces, any few of its characters."""
+    if not is_unspaced(run):
+        return {run}
+    ends = range(1, LONGEST_COPY + 1)
+    return {run[start : start + size] for start in range(len(run)) for size in ends}
 
 
 def to_template(
@@ -162,14 +188,15 @@ def to_template(
 ) -> Template | None:
     """The template of a whole filling; None where it breaks a rule of the template language."""
     front, back = list(texts[: shape.before]), list(texts[shape.before :])
-    if shape.closing:
-        back.append(shape.closing)
-    if placement.leads and back[-1] not in MARKS:
-        back.append(".")
+    if (shape.closed or (placement.leads and back[-1] not in MARKS)) and words.stop:
+        back.append(words.stop)
     if words.vocabulary.ignores_case and not placement.joins and front[0] not in ",;-":
         first = 1 if front[0] in MARKS and len(front) > 1 else 0
         front[first] = front[first][:1].upper() + front[first][1:]
-    span = "".join(text if text in MARKS else f" {text}" for text in (*front, "{mask}", *back))
+    span = ""
+    for text in (*front, "{mask}", *back):
+        unspaced = is_unspaced(text) or is_unspaced(span[-1:]) or span[-1:] in tuple(WIDE_MARKS)
+        span += text if text in MARKS or unspaced else f" {text}"
     left, _, right = placement.source.partition("{mask}")
     source = f"{left.rstrip()}{span}{right}".strip()
     try:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from autoprompt.proposals.assignment import assign
 from autoprompt.proposals.lexicon import Lexicon
 from autoprompt.proposals.word_scores import (
+    cross_entropies,
     likeliest,
     likelihood_ratios,
     over_the_prior,
     prior,
     steady_ratios,
+    uneven_ratios,
 )
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 SCORES = {
     "": steady_ratios,
     "by likelihood ratio": likelihood_ratios,
+    "by uneven ratio": uneven_ratios,
+    "by cross-entropy": cross_entropies,
     "over the prior": over_the_prior,
 }
 #: Tuples that an assignment chooses among, at most: a block has no more than a moment for it.
@@ -63,6 +67,8 @@ RECIPES = (
     Recipe(2, True, 1000),
     Recipe(5, True, 1000),
     Recipe(10, False, 1000, "by likelihood ratio"),  # PETAL's own
+    Recipe(10, False, 1000, "by uneven ratio"),  # and its other scores
+    Recipe(10, False, 1000, "by cross-entropy"),
     Recipe(5, True, 300, "over the prior"),
     Recipe(3, True, 100, assigned=True),  # LM-BFF's candidates
     Recipe(5, False, 1000, "by likelihood ratio", assigned=True),

@@ -75,6 +75,11 @@ class Vocabulary:
         return Surface(text, rest.startswith(" "))
 
 
+def is_unspaced(text: str) -> bool:
+    """Whether it holds Chinese characters, between which no space is written."""
+    return any("\u3400" <= letter <= "\u9fff" or "\uf900" <= letter <= "\ufaff" for letter in text)
+
+
 def is_readable(word: str) -> bool:
     """Whether a person takes this for a word: three letters, or one of a script without case."""
     return word.isalpha() and (len(word) >= 3 or word.lower() == word.upper())

@@ -33,6 +33,22 @@ def likelihood_ratios(log_probs: torch.Tensor, own: torch.Tensor) -> torch.Tenso
     return odds[own].mean(0) - odds[~own].mean(0)
 
 
+def uneven_ratios(log_probs: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """PETAL's ratio without its normalisation, [N, W], [N] -> [W]: the sum of the log-odds over the
+    class's rows less that over the others, which are more in a task of many classes."""
+    odds = log_odds(log_probs)
+    return odds[own].sum(0) - odds[~own].sum(0)
+
+
+def cross_entropies(log_probs: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """PETAL's `ce`, normalised, a row: [N, W], [N] -> [W]. The mean log-probability in the class's
+    rows, plus that of any other word in the others (PETAL has this times the number of others)."""
+    import torch
+
+    others = torch.log1p(-log_probs[~own].exp().clamp(max=1 - 1e-6))
+    return log_probs[own].mean(0) + others.mean(0)
+
+
 def steady_ratios(log_probs: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """Likelihood ratios over their steadiness, [N, W], [N] -> [W]: what proposals go by."""
     return likelihood_ratios(log_probs, own) / steadiness(log_probs, own)

@@ -5,26 +5,22 @@ Knows proposals and learners, not Optuna. The sampler later sees short ids (`t00
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.base import log_softmax
-from autoprompt.learners.build import build
-from autoprompt.learners.calibration import log_mean
 from autoprompt.learners.probe import room_for_text
 from autoprompt.learners.workshop import Workshop
+from autoprompt.search.funnel import Judge, narrow
 from autoprompt.search.proposing import check_generator, propose
 from autoprompt.text import manual, published
 from autoprompt.text.imports import read_template, read_templates
 from autoprompt.text.placement import slots, without_slots
 from autoprompt.text.template import TemplateError, check_template, ends_with_mask
+from autoprompt.text.tokens import is_writable
 from autoprompt.text.verbalizer import (
     Verbalizer,
     VerbalizerError,
@@ -32,23 +28,19 @@ from autoprompt.text.verbalizer import (
     parse_words,
     split_words,
 )
-from search_spaces.candidate import Candidate
 from storage.records import PoolEntry
 
 if TYPE_CHECKING:
+    from autoprompt.models.backbone import Backbone
     from autoprompt.proposals.label_words import WordReader
 
 #: Kinds of pool entries; FIRST are the pairs worth trying first, as "template id, words id".
 TEMPLATE, WORDS, FIRST = "template", "words", "first"
 #: Sets of the templates, each a JSON list: what an ensemble asks with.
 PATTERNS = "patterns"
-#: Sources of entries that no labelled row had a part in.
-GIVEN = ("user", "manual")
 #: The candidate value that says how its words were proposed; blocks choose them anew by it.
 WORDS_RECIPE = "words_recipe"
 MOST_PROPOSED_WORDS = 4
-#: Rows that rank the pools by zero-shot score: enough to order them, few enough for a CPU.
-RANKING_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,9 @@ def build_pools(
     asked: Asked,
     *,
     multi_token: str,
-    generator: str = "",
+    generator: str,
+    proposed: int,
+    keep: int,
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
@@ -139,7 +133,7 @@ def build_pools(
 
     seconds: about how long proposing and ranking may take; None = as long as they need (so that a
     run without a time limit does not depend on the machine's speed). generator: who proposes
-    templates, "" = the searched model.
+    templates, "" = the searched model; `proposed` of them at most, of which `keep` stay.
     """
     from autoprompt.proposals.label_words import WordReader
 
@@ -170,11 +164,10 @@ def build_pools(
 
     templates = [(text, "user") for text in asked.templates]
     if not asked.only_templates:
-        templates += [
-            (text, "manual")
-            for text in manual.templates(task.kind)
-            if not onwards or ends_with_mask(read_template(text))
-        ]
+        manual_ones = _manual_templates(task.kind, backbone, say)
+        if not manual_ones and not templates:
+            manual_ones = [manual.bare_template(task.kind)]
+        templates += [(text, "manual") for text in manual_ones]
     reader: WordReader | None = None
     if not asked.only_words:
         say("proposing label words from the labelled texts")
@@ -188,20 +181,52 @@ def build_pools(
             "--words: no label name is a word of this model's vocabulary and none was found in "
             'the texts; give one word per label with --words "label=word"'
         )
+    word_entries = _numbered(WORDS, "v{:02d}", words)
+    judged = [(entry.text, entry.source) for entry in word_entries]
+    judge = Judge(workshop, task, judged, rows, reader, seed)
     if not asked.only_templates:
-        guide = Verbalizer.from_json(words[0][0])
-        half = None if seconds is None else seconds / 2
-        proposed = propose(
-            workshop, rows, guide, generator=generator, seed=seed, seconds=half, say=say
+        # half of the time for proposing, a quarter each for choosing among them and for ranking
+        quarter = None if seconds is None else seconds / 4
+        found = propose(
+            workshop,
+            rows,
+            Verbalizer.from_json(words[0][0]),
+            generator=generator,
+            count=proposed,
+            seed=seed,
+            seconds=None if quarter is None else 2 * quarter,
+            say=say,
         )
-        templates += [(proposal.text, proposal.source) for proposal in proposed]
-
-    entries = (
-        *_numbered(TEMPLATE, "t{:03d}", templates),
-        *_numbered(WORDS, "v{:02d}", words),
-    )
+        if len(found) > keep:
+            say(f"choosing {keep} of {len(found)} proposed templates by zero-shot score")
+        found = narrow(
+            judge,
+            found,
+            keep,
+            embed=lambda texts: workshop.sentence_encoder.embed(texts),
+            deadline=None if deadline is None or quarter is None else deadline - quarter,
+        )
+        templates += [(proposal.text, proposal.source) for proposal in found]
     say("ranking the prompts by zero-shot score")
-    return _rank(entries, workshop, task, rows, reader, seed, deadline)
+    return _rank((*_numbered(TEMPLATE, "t{:03d}", templates), *word_entries), judge, deadline)
+
+
+def _manual_templates(kind: str, backbone: Backbone, say: Callable[[str], None]) -> list[str]:
+    """Those the model can read: up to the mask where it reads onwards, in words that its vocabulary
+    has (another language's it may have none of, and would read one unknown token for each)."""
+    asked = {text: read_template(text) for text in manual.templates(kind)}
+    fitting = {
+        text: template
+        for text, template in asked.items()
+        if not backbone.reads_onwards or ends_with_mask(template)
+    }
+    kept = [text for text, one in fitting.items() if is_writable(backbone.tokenizer, one)]
+    if len(kept) < len(fitting):
+        say(
+            f"templates: {len(fitting) - len(kept)} of {len(fitting)} manual ones hold words that "
+            "the model's vocabulary lacks; left out"
+        )
+    return kept
 
 
 def _usable(
@@ -228,36 +253,21 @@ def _numbered(kind: str, form: str, items: Sequence[tuple[str, str]]) -> tuple[P
     )
 
 
-def _rank(
-    entries: tuple[PoolEntry, ...],
-    workshop: Workshop,
-    task: Task,
-    rows: Sequence[Example],
-    reader: WordReader | None,
-    seed: int,
-    deadline: float | None,
-) -> Pools:
+def _rank(entries: tuple[PoolEntry, ...], judge: Judge, deadline: float | None) -> Pools:
     """Score every pair zero-shot (calibrated mean log-probability of the gold label), give each
     entry the best score of its pairs, and order the pairs: the user's own, the default, the best.
 
     Templates that the deadline leaves no time for stay in the pool without a score.
     """
-    sample = list(rows)
-    if len(sample) > RANKING_ROWS:
-        sample = random.Random(seed).sample(sample, RANKING_ROWS)
     templates = [entry for entry in entries if entry.kind == TEMPLATE]
     words = [entry for entry in entries if entry.kind == WORDS]
-    trials = {entry.short_id: _ranking_trials(entry, sample, reader) for entry in words}
-    pairs: dict[tuple[str, str], float] = {}
-    for template in _by_turns(templates):
-        if pairs and deadline is not None and time.monotonic() > deadline:
-            break
-        for word in words:
-            fits = [
-                _zero_shot_fit(template.text, text, workshop, task, scored_rows)
-                for text, scored_rows in trials[word.short_id]
-            ]
-            pairs[template.short_id, word.short_id] = sum(fits) / len(fits)
+    queue = _by_turns(templates)
+    fits = judge.fits([entry.text for entry in queue], exactly=True, deadline=deadline)
+    pairs = {
+        (template.short_id, word.short_id): fit
+        for template, own in zip(queue, fits)
+        for word, fit in zip(words, own)
+    }
     scored = tuple(
         replace(
             entry,
@@ -288,36 +298,6 @@ def _rank(
         for i, (template, words) in enumerate(ordered)
     )
     return Pools((*scored, *firsts))
-
-
-def _ranking_trials(
-    entry: PoolEntry, sample: Sequence[Example], reader: WordReader | None
-) -> list[tuple[str, Sequence[Example]]]:
-    """What stands for an entry in the ranking: (words, rows to score them on).
-
-    Proposed words are chosen on one half of the rows and scored on the other; the words that all
-    rows chose would look better than given ones for having seen them.
-    """
-    if entry.source in GIVEN or reader is None:
-        return [(entry.text, sample)]
-    halves: list[tuple[str, Sequence[Example]]] = []
-    for learnt, held_out in reader.halves:
-        verbalizer = reader.words(entry.source, learnt)
-        halves.append((verbalizer.to_json() if verbalizer else entry.text, held_out))
-    return halves
-
-
-def _zero_shot_fit(
-    template: str, words: str, workshop: Workshop, task: Task, rows: Sequence[Example]
-) -> float:
-    """Calibrated mean log-probability of the gold label, in nats."""
-    bare = str(without_slots(read_template(template)))
-    values = {"method": "zero_shot", "template": bare, "words": words, "trainable": "none"}
-    learner = build(Candidate(values), task, workshop)
-    learner.fit(rows, seed=0)
-    scores = learner.scores(rows)  # [N, C] log-probabilities
-    calibrated = log_softmax(scores - log_mean(scores))
-    return float(calibrated[np.arange(len(rows)), task.label_ids(rows)].mean())
 
 
 def _by_turns(templates: Sequence[PoolEntry]) -> list[PoolEntry]:

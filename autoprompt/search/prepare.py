@@ -230,6 +230,8 @@ def freeze(
             asked,
             multi_token=config.words.multi_token,
             generator=config.proposals.generator,
+            proposed=config.proposals.templates,
+            keep=config.proposals.keep,
             seed=settings.seed,
             seconds=None if clock.total is None else PROPOSAL_SHARE * clock.total,
             say=say,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from autoprompt.data.task import Example
 from autoprompt.learners.workshop import Workshop
@@ -16,7 +17,6 @@ from autoprompt.models.backbone import Backbone, ModelError
 from autoprompt.proposals.base import Proposal
 from autoprompt.text.verbalizer import Verbalizer
 
-MOST_PROPOSED_TEMPLATES = 16
 KEY = "proposals.generator"
 
 
@@ -37,40 +37,59 @@ def propose(
     guide: Verbalizer,
     *,
     generator: str,
+    count: int,
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
 ) -> tuple[Proposal, ...]:
-    """Templates by the model named `generator`, or, without a name, by the searched one.
+    """Up to `count` templates by the model named `generator`; without a name, by the searched one.
 
-    One that fills gaps as T5 does generates them. Where that is not to be had, or brings none, a
-    masked LM that is searched infills them; for other kinds there are none. `seconds`: about how
-    long all may take; None = as long as it needs.
+    One that fills gaps as T5 does generates them. Where that is not to be had, or brings none, the
+    searched model does it: a masked LM infills them, a causal one writes on; other kinds do not.
+    `seconds`: about how long all may take; None = as long as it needs.
     """
+    import torch
+
     end = None if seconds is None else time.monotonic() + seconds
     found: tuple[Proposal, ...] = ()
-    infills = not workshop.backbone.one_token  # infilling fills several gaps
+    way = _own_way(workshop.backbone)
     try:
-        found = _generated(workshop, rows, guide, generator, seed, seconds, say)
-    except ModelError as error:
-        instead = "templates are infilled instead" if infills else "no templates are proposed"
+        found = _generated(workshop, rows, guide, generator, count, seed, seconds, say)
+    except (ModelError, torch.OutOfMemoryError) as error:
+        instead = f"templates are {way.done} instead" if way else "no templates are proposed"
         say(f"{KEY if generator else 'templates'}: {_reason(error)}; {instead}")
     _let_go(workshop.device)
-    if found or not infills:
+    if found or way is None:
         return found
-    from autoprompt.proposals.infill import propose_templates
-
-    say("proposing templates by infilling")
-    return propose_templates(
+    say(f"proposing templates by {way.name}")
+    return way.propose(
         workshop.backbone,
         rows,
         workshop.task,
         guide,
         embed=lambda texts: workshop.sentence_encoder.embed(texts),
-        count=MOST_PROPOSED_TEMPLATES,
+        count=count,
         seed=seed,
         seconds=None if end is None else max(0.0, end - time.monotonic()),
     )
+
+
+class _Way(NamedTuple):
+    """How a searched model proposes templates itself."""
+
+    name: str
+    done: str
+    propose: Callable[..., tuple[Proposal, ...]]
+
+
+def _own_way(backbone: Backbone) -> _Way | None:
+    from autoprompt.proposals import continuation, infill
+
+    if not backbone.one_token:  # infilling fills several gaps
+        return _Way("infilling", "infilled", infill.propose_templates)
+    if backbone.reads_onwards:
+        return _Way("writing on", "written by the searched model", continuation.propose_templates)
+    return None
 
 
 def _generated(
@@ -78,6 +97,7 @@ def _generated(
     rows: Sequence[Example],
     guide: Verbalizer,
     name: str,
+    count: int,
     seed: int,
     seconds: float | None,
     say: Callable[[str], None],
@@ -105,7 +125,7 @@ def _generated(
         workshop.task,
         guide,
         embed=lambda texts: workshop.sentence_encoder.embed(texts),
-        count=MOST_PROPOSED_TEMPLATES,
+        count=count,
         seed=seed,
         seconds=seconds,
     )
@@ -123,5 +143,9 @@ def _let_go(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _reason(error: ModelError) -> str:
-    return str(error).removeprefix("model: ")
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModelError):
+        return str(error).removeprefix("model: ")
+    return (
+        "its model and its beam are too large for the memory of the device (a smaller one will do)"
+    )

@@ -17,7 +17,8 @@ import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from autoprompt.search.choices import GIVEN, PATTERNS, TEMPLATE, WORDS, WORDS_RECIPE, Pools
+from autoprompt.search.choices import PATTERNS, TEMPLATE, WORDS, WORDS_RECIPE, Pools
+from autoprompt.search.funnel import GIVEN
 from autoprompt.search.pruners import wilcoxon
 from autoprompt.search.samplers import derived_seed, tpe
 from search_spaces.candidate import Candidate

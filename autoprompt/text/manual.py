@@ -174,6 +174,11 @@ def default_template(kind: str, *, onwards: bool = False) -> str:
     )
 
 
+def bare_template(kind: str) -> str:
+    """A template without a word, for a vocabulary that none of the others can be written in."""
+    return "{text} {text_b} {mask}" if kind == "pair" else "{text} {mask}"
+
+
 def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:
     """Verbalizers guessed from label names, best guess first, never empty.
 

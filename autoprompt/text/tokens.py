@@ -6,7 +6,7 @@ import re
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from autoprompt.text.template import Piece
+from autoprompt.text.template import Piece, Template
 
 # Ordinary words; whichever of them the vocabulary holds shows how it marks the start of a word.
 _PROBES = ("a", "the", "great", "in")
@@ -44,6 +44,15 @@ def tokenize_piece(tokenizer: Any, piece: Piece) -> tuple[int, ...]:
     if piece.space_before and needs_leading_space(tokenizer):
         text = " " + text
     return _without_special(tokenizer, text)[: piece.limit]
+
+
+def is_writable(tokenizer: Any, template: Template) -> bool:
+    """Whether the vocabulary has all of the template's own words."""
+    return all(
+        tokenizer.unk_token_id not in tokenize_piece(tokenizer, Piece("words", part.literal))
+        for part in template.parts
+        if part.kind == "literal"
+    )
 
 
 def sentinel_ids(tokenizer: Any) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import pytest
 
 from autoprompt.data.task import Example, Task
 from autoprompt.models.inputs import Encoded, ModelInputs, collate
+from autoprompt.proposals import base, infill
 from autoprompt.proposals.base import Proposal
 from autoprompt.proposals.infill import Filling, mean_log_probs, propose_templates
 from autoprompt.text.manual import words as manual_words
@@ -20,6 +21,7 @@ from autoprompt.text.verbalizer import Verbalizer
 SENTIMENT = Task("single", ("negative", "positive"))
 SENTIMENT_WORDS = Verbalizer((("negative", ("terrible",)), ("positive", ("great",))))
 ENTAILMENT = Task("pair", ("no", "yes"))
+TOGETHER = base.read_masks
 ENTAILMENT_WORDS = Verbalizer((("no", ("false",)), ("yes", ("true",))))
 
 
@@ -102,6 +104,36 @@ def test_words_of_several_tokens_are_scored(
     found = propose_templates(tiny, reviews, SENTIMENT, unusual, count=4, embed=embed, seed=1)
     assert len(found) == 4
     check(found, SENTIMENT, unusual)
+
+
+def one_by_one(backbone: Any, rows: Any) -> Any:
+    """`read_masks` with every row alone in its batch."""
+    for place, row in enumerate(rows):
+        for _, log_probs in TOGETHER(backbone, [row]):
+            yield [place], log_probs
+
+
+def test_they_do_not_depend_on_the_batch_size(
+    tiny: Any, reviews: tuple[Example, ...], embed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"embed": embed, "count": 6, "seed": 1}
+    found = propose_templates(tiny, reviews, SENTIMENT, SENTIMENT_WORDS, **given)
+    for module in (base, infill):
+        monkeypatch.setattr(module, "read_masks", one_by_one)
+    again = propose_templates(tiny, reviews, SENTIMENT, SENTIMENT_WORDS, **given)
+    assert [one.text for one in again] == [one.text for one in found]
+    assert [one.score for one in again] == pytest.approx([one.score for one in found], abs=1e-4)
+
+
+def test_many_are_found_where_many_are_asked_for(
+    tiny: Any, reviews: tuple[Example, ...], embed: Any
+) -> None:
+    """Wider beams fill what broken and equal templates leave."""
+    found = propose_templates(
+        tiny, reviews[::4], SENTIMENT, SENTIMENT_WORDS, embed=embed, count=100, seed=1
+    )
+    check(found, SENTIMENT, SENTIMENT_WORDS)
+    assert len(found) == 100
 
 
 def test_labels_of_digits_serve(tiny: Any, reviews: tuple[Example, ...], embed: Any) -> None:

@@ -15,9 +15,11 @@ from autoprompt.proposals.base import Proposal
 from autoprompt.proposals.label_words import WordReader, halve
 from autoprompt.proposals.vocabulary import STOP_WORDS
 from autoprompt.proposals.word_scores import (
+    cross_entropies,
     likeliest,
     likelihood_ratios,
     steadiness,
+    uneven_ratios,
 )
 from autoprompt.text.template import parse
 from autoprompt.text.verbalizer import Verbalizer, check_words
@@ -109,7 +111,8 @@ def test_scores_do_not_rise_from_having_seen_the_rows(
     assert sum(best) / len(best) < math.log(0.5)
 
 
-def test_likelihood_ratios_are_those_of_petal() -> None:
+def test_scores_are_those_of_petal() -> None:
+    """Conformance case 19: both classes of its ratio, and its other scores for the first."""
     logits = torch.tensor([[2.0, 0, 0, 1], [1, 0, 1, 0], [0, 2, 0, 1]])
     own = torch.tensor([True, True, False])
     log_probs = logits.log_softmax(1)
@@ -121,6 +124,10 @@ def test_likelihood_ratios_are_those_of_petal() -> None:
         rows = own if side else ~own
         sums = likelihood_ratios(log_probs, rows) * int((~rows).sum())
         assert sums.tolist() == pytest.approx(values, abs=1e-4)
+    plain = uneven_ratios(log_probs, own)
+    assert plain.tolist() == pytest.approx([2.30472, -4.71816, -0.55144, -1.86199], abs=1e-4)
+    entropies = cross_entropies(log_probs, own) * int((~own).sum())
+    assert entropies.tolist() == pytest.approx([-0.83632, -3.19248, -1.83632, -2.00438], abs=1e-4)
 
 
 def test_a_word_that_one_row_brought_up_is_less_steady() -> None:

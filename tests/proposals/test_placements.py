@@ -47,8 +47,14 @@ def prompt(template: Template) -> list[Piece]:
 @pytest.mark.parametrize(
     ("name", "kind", "shape", "texts", "reference"),
     [
-        ("after", "single", Shape(1, 1, "."), ["A", "one"], "*cls**sent_0*_A*mask*_one.*sep+*"),
-        ("before", "single", Shape(2, 0, "."), ["It", "was"], "*cls*_It_was*mask*.*+sent_0**sep+*"),
+        ("after", "single", Shape(1, 1, True), ["A", "one"], "*cls**sent_0*_A*mask*_one.*sep+*"),
+        (
+            "before",
+            "single",
+            Shape(2, 0, True),
+            ["It", "was"],
+            "*cls*_It_was*mask*.*+sent_0**sep+*",
+        ),
         (
             "between",
             "pair",
@@ -96,11 +102,20 @@ def test_which_words_may_stand(
 ) -> None:
     token = builtin.tokenizer.convert_tokens_to_ids(word)
     assert token != builtin.tokenizer.unk_token_id
-    where, shape = placement("after", "single"), Shape(2, 1, ".")
+    where, shape = placement("after", "single"), Shape(2, 1, True)
     assert words.may_stand(token, slot, (None, None, None), where, shape) is allowed
 
 
 def test_a_word_stands_once(words: Words, builtin: Any) -> None:
     token = builtin.tokenizer.convert_tokens_to_ids("this")
-    where, shape = placement("after", "single"), Shape(2, 0, ".")
+    where, shape = placement("after", "single"), Shape(2, 0, True)
     assert not words.may_stand(token, 1, (token, None), where, shape)
+
+
+def test_chinese_words_stand_without_spaces(words: Words) -> None:
+    template = to_template(
+        placement("after", "single"), Shape(3, 1), ["，", "真", "的", "。"], words
+    )
+    assert str(template) == "{text}，真的{mask}。"
+    leading = to_template(placement("before", "single"), Shape(2, 0, True), ["总", "，"], words)
+    assert str(leading) == "总，{mask}. {text}"

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy
 
 from autoprompt.data.task import Example, make_task
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models import load
 from autoprompt.models.backbone import ModelError
+from autoprompt.proposals import generation
 from autoprompt.search.proposing import check_generator, propose
-from autoprompt.text.template import check_template, parse
+from autoprompt.text.template import check_template, ends_with_mask, parse
 from autoprompt.text.verbalizer import Verbalizer
 from storage import queries
 from storage.store import Store
@@ -25,12 +27,12 @@ GUIDE = Verbalizer((("bad", ("bad",)), ("good", ("good",))))
 SHORT = ("--trials", 1, "--preset", "zero_shot", "confirm.blocks=0", "final.train=false", WORDS)
 
 
-def pool(run: Path) -> dict[str, list[str]]:
-    """Template texts by source."""
+def pool(run: Path, kind: str = "template") -> dict[str, list[str]]:
+    """Texts of one kind by source."""
     found: dict[str, list[str]] = {}
     with Store.open(f"sqlite:///{run / 'study.db'}", create=False) as store:
         (study,) = queries.studies(store)
-        for entry in store.pool(study.id, "template"):
+        for entry in store.pool(study.id, kind):
             found.setdefault(entry.source, []).append(entry.text)
     return found
 
@@ -65,7 +67,7 @@ def asked(toy_data: Path, tiny_model: Path) -> Callable[..., tuple[Any, list[str
     def ask(generator: str, model: Path = tiny_model, seconds: float | None = None) -> Any:
         said: list[str] = []
         workshop = Workshop(make_task(rows), str(model), "cpu", "fp32", rows)
-        given: dict[str, Any] = {"seed": 0, "seconds": seconds, "say": said.append}
+        given: dict[str, Any] = {"count": 16, "seed": 0, "seconds": seconds, "say": said.append}
         return propose(workshop, rows, GUIDE, generator=generator, **given), said
 
     return ask
@@ -109,13 +111,43 @@ def test_without_time_the_searched_model_infills(asked: Any, writer: Callable[[s
     assert any("in time" in line for line in said)
 
 
-def test_a_model_that_can_do_neither_has_no_proposals(
-    asked: Any, tiny_checkpoint: Callable[..., Path]
-) -> None:
-    assert asked("", tiny_checkpoint("gpt2")) == ((), [])
+def test_a_causal_model_writes_its_own(asked: Any, tiny_checkpoint: Callable[..., Path]) -> None:
+    found, said = asked("", tiny_checkpoint("gpt2"))
+    assert len(found) == 16
+    assert said == ["proposing templates by writing on"]
+    texts = [one.text for one in found]
+    assert len({text.lower() for text in texts}) == 16
+    for text in texts:
+        template = parse(text)
+        check_template(template, "single")
+        assert ends_with_mask(template)
+        assert any(part.kind == "literal" for part in template.parts[:-2])  # words of its own
+    assert asked("", tiny_checkpoint("gpt2"))[0] == found
     found, said = asked(str(tiny_checkpoint("bert")), tiny_checkpoint("gpt2"))
+    assert found
+    assert "templates are written by the searched model instead" in said[0]
+
+
+def test_a_model_that_can_do_neither_has_no_proposals(
+    asked: Any, writer: Callable[[str], Path]
+) -> None:
+    found, said = asked("", writer("t5"), seconds=0.0)
     assert found == ()
-    assert "no templates are proposed" in said[0]
+    assert "no templates are proposed" in said[-1]
+
+
+def test_a_writer_too_large_for_the_memory_leaves_it_to_infilling(
+    asked: Any, writer: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(generation, "propose_templates", full)
+    found, said = asked(str(writer("t5")), seconds=2.0)
+    assert found
+    (line,) = [line for line in said if "memory" in line]
+    assert line.startswith("proposals.generator")
+    assert "infilled instead" in line
 
 
 def test_a_wrong_name_is_refused_before_there_is_a_study(

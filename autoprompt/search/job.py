@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 
+from autoprompt.config import Config
 from autoprompt.data.readers import Table
 from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
@@ -25,7 +26,7 @@ from autoprompt.search.choices import GIVEN, TEMPLATE, WORDS, Asked, Pools, read
 from autoprompt.search.clock import Clock
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
-from autoprompt.search.objective import Bench, Objective, Told, run_trial
+from autoprompt.search.objective import Bench, Objective, Told
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.settings import Options
 from autoprompt.search.space import fitting, open_space, preset_texts, slotless
@@ -44,6 +45,8 @@ BASELINE_SHARE, CONFIRM_SHARE = 0.12, 0.3
 CONFIRM_SECONDS = 3.0
 #: Blocks take now less, now more time than the last one.
 CONFIRM_MARGIN = 1.15
+#: Trials that train in one batch on a GPU, which a single one leaves idle. A CPU is busy with one.
+TOGETHER = 16
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -201,6 +204,8 @@ def _search(
     clock: Clock,
 ) -> None:
     """Trials until the budget is used: `budget.trials` counts over all calls."""
+    from autoprompt.search.crew import Crew
+
     config = prepared.settings.config
     record = prepared.study_name
     store = bench.store
@@ -225,27 +230,40 @@ def _search(
         listener.told(told)
 
     firsts = deque(studies.first_params(space, pools, len(bench.rows)))
-    while count < wanted:
-        reserve = bench.final_seconds if config.final.train else 0.0
-        if config.confirm.blocks and clock.total is not None:
-            cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
-            reserve += CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * clock.total)
-        if clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0):
-            break
-        if clock.total is not None and len(seen) >= size:
-            listener.say(f"all {size} candidates of the space have been tried")
-            break
-        ended.clear()
-        objective = Objective(
-            bench=bench,
-            space=space,
-            pools=pools,
-            # the very first trial is untrained where the space has such: better late than none
-            deadline=clock.deadline(reserve if complete else 0.0) if count else None,
-            told=tell,
-        )
-        studies.enqueue_next(optuna_study, firsts)
-        run_trial(optuna_study, objective)
+    crew = Crew(optuna_study, bench.workshop)
+    most = config.train.together or (1 if bench.workshop.device == "cpu" else TOGETHER)
+
+    def may_enter() -> bool:
+        """Whether one more trial is wanted and there is time for it."""
+        if count + len(crew) >= wanted or len(crew) >= (most if count else 1):
+            return False
+        if failed == count >= HOPELESS:
+            return False
+        reserve = _reserve(bench, forecast, config, clock)
+        over = clock.left(reserve) <= 0 and count and (complete or clock.left() <= 0)
+        return not over and not (clock.total is not None and len(seen) >= size)
+
+    while True:
+        while may_enter():
+            reserve = _reserve(bench, forecast, config, clock)
+            objective = Objective(
+                bench=bench,
+                space=space,
+                pools=pools,
+                # the very first trial is untrained where the space has such: better late than none
+                deadline=clock.deadline(reserve if complete else 0.0) if count else None,
+                told=tell,
+            )
+            studies.enqueue_next(optuna_study, firsts)
+            crew.enter(objective)
+            if ended:
+                break
+        if not ended:
+            if not len(crew):
+                break
+            crew.turn()
+        if not ended:
+            continue
         count += len(ended)
         for told in ended:
             complete += told.state == "complete"
@@ -255,14 +273,25 @@ def _search(
                 one = told.seconds / max(1, told.blocks)
                 method = str(told.candidate["method"])
                 forecast.add(told.candidate.digest, method, told.mean, one)
+        ended.clear()
         store.update_study(bench.study_id, seconds=clock.seconds)
-        if failed == count >= HOPELESS:
-            break
+    if clock.total is not None and len(seen) >= size and count < wanted:
+        listener.say(f"all {size} candidates of the space have been tried")
     if clock.total is not None:
         # what was put back and found no time: ended with the blocks it has, not left running
         for _ in studies.retries(optuna_study):
-            late = Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
-            run_trial(optuna_study, late)
+            crew.enter(
+                Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
+            )
+
+
+def _reserve(bench: Bench, forecast: Forecast, config: Config, clock: Clock) -> float:
+    """Seconds that the search must leave for what follows it."""
+    reserve = bench.final_seconds if config.final.train else 0.0
+    if config.confirm.blocks and clock.total is not None:
+        cost = forecast.seconds(bench, config.confirm.top, config.confirm.blocks)
+        reserve += CONFIRM_SECONDS + min(CONFIRM_MARGIN * cost, CONFIRM_SHARE * clock.total)
+    return reserve
 
 
 def _record(store: Store, bench: Bench) -> StudyRecord:

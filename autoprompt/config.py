@@ -46,6 +46,9 @@ class Train(_Section):
     steps: int | None = Field(None, ge=1, description="Fixes the optimiser steps.")
     batch_size: int | None = Field(None, ge=1, description="Fixes the batch size.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Of the computation.")
+    together: int | None = Field(
+        None, ge=1, description="Trials that train in one batch; empty = 1 on a CPU, 16 on a GPU."
+    )
 
 
 class Ensemble(_Section):
@@ -99,7 +102,7 @@ class Config(_Section):
     budget: Budget = Field(default_factory=lambda: Budget(trials=None, minutes=None))
     blocks: Blocks = Field(default_factory=lambda: Blocks(seeds=2, folds=4))
     train: Train = Field(
-        default_factory=lambda: Train(steps=None, batch_size=None, precision="auto")
+        default_factory=lambda: Train(steps=None, batch_size=None, precision="auto", together=None)
     )
     ensemble: Ensemble = Field(default_factory=lambda: Ensemble(top=3))
     confirm: Confirm = Field(default_factory=lambda: Confirm(top=5, blocks=8))

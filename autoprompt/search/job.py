@@ -27,7 +27,7 @@ from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.funnel import GIVEN
-from autoprompt.search.objective import Bench, Objective, Told, run_trial
+from autoprompt.search.objective import Bench, Objective, Told
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.reserve import after_combining, after_search
 from autoprompt.search.settings import Options
@@ -49,6 +49,8 @@ from storage.store import Store, StoreUnavailable
 IMPORT_SECONDS = 5.0
 #: Share of a time budget that the baselines may take at most.
 BASELINE_SHARE = 0.12
+#: Trials that train in one batch on a GPU, which a single one leaves idle. A CPU is busy with one.
+TOGETHER = 16
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
 
@@ -210,6 +212,8 @@ def _search(
     clock: Clock,
 ) -> None:
     """Trials until the budget is used: `budget.trials` counts over all calls."""
+    from autoprompt.search.crew import Crew
+
     config = prepared.settings.config
     record = prepared.study_name
     store = bench.store
@@ -235,25 +239,39 @@ def _search(
         listener.told(told)
 
     firsts = deque(studies.first_params(space, pools, len(bench.rows)))
-    while count < wanted:
-        kept = after_search(bench, forecast, config, clock.total)
-        if clock.left(kept) <= 0 and count and (complete or clock.left() <= 0):
-            break
-        if clock.total is not None and len(seen) >= size:
-            listener.say(f"all {size} candidates of the space have been tried")
-            break
-        ended.clear()
-        objective = Objective(
-            bench=bench,
-            space=space,
-            pools=pools,
-            deadline=clock.deadline(kept if complete else 0.0),
-            told=tell,
-            # the very first trial is untrained where the space has such: better late than none
-            patient=not count,
-        )
-        studies.enqueue_next(optuna_study, firsts)
-        run_trial(optuna_study, objective)
+    crew = Crew(optuna_study, bench.workshop)
+    most = config.train.together or (1 if bench.workshop.device == "cpu" else TOGETHER)
+
+    def may_enter(kept: float) -> bool:
+        """Whether one more trial is wanted and there is time for it, `kept` left for the rest."""
+        if count + len(crew) >= wanted or len(crew) >= (most if count else 1):
+            return False
+        if failed == count >= HOPELESS:
+            return False
+        over = clock.left(kept) <= 0 and count and (complete or clock.left() <= 0)
+        return not over and not (clock.total is not None and len(seen) >= size)
+
+    while True:
+        while may_enter(kept := after_search(bench, forecast, config, clock.total)):
+            objective = Objective(
+                bench=bench,
+                space=space,
+                pools=pools,
+                deadline=clock.deadline(kept if complete else 0.0),
+                told=tell,
+                # the first trial is untrained where the space has such: better late than none
+                patient=not count,
+            )
+            studies.enqueue_next(optuna_study, firsts)
+            crew.enter(objective)
+            if ended:
+                break
+        if not ended:
+            if not len(crew):
+                break
+            crew.turn()
+        if not ended:
+            continue
         count += len(ended)
         for told in ended:
             complete += told.state == "complete"
@@ -263,14 +281,16 @@ def _search(
                 one = told.seconds / max(1, told.blocks)
                 method = str(told.candidate["method"])
                 forecast.add(told.candidate.digest, method, told.mean, one)
+        ended.clear()
         store.update_study(bench.study_id, seconds=clock.seconds)
-        if failed == count >= HOPELESS:
-            break
+    if clock.total is not None and len(seen) >= size and count < wanted:
+        listener.say(f"all {size} candidates of the space have been tried")
     if clock.total is not None:
         # what was put back and found no time: ended with the blocks it has, not left running
         for _ in studies.retries(optuna_study):
-            late = Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
-            run_trial(optuna_study, late)
+            crew.enter(
+                Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
+            )
 
 
 def _combine(

@@ -6,10 +6,10 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import optuna
@@ -17,6 +17,7 @@ import optuna
 from autoprompt.data.metrics import metrics
 from autoprompt.data.splits import Block, block
 from autoprompt.data.task import Example, Task
+from autoprompt.learners.base import Learner
 from autoprompt.learners.build import CandidateError, build
 from autoprompt.learners.members import fits, members_of, with_members
 from autoprompt.learners.workshop import MOST_LABELED, Workshop
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 SEARCH, CONFIRM = "search", "confirm"
 #: A forward pass, of the forward and backward one that a trained row takes.
 READING_SHARE = 1 / 3
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class Told:
     seconds: float
     baseline: bool = False
     error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A learner that is to be fitted before its block can be scored."""
+
+    learner: Learner
+    rows: Sequence[Example]
+    seed: int
+    deadline: float | None
+
+    def alone(self) -> None:
+        """Fit it, and nothing else meanwhile."""
+        self.learner.fit(self.rows, seed=self.seed, deadline=self.deadline)
 
 
 class TrialFailed(Exception):
@@ -115,7 +131,14 @@ class Bench:
     ) -> tuple[dict[str, float], int]:
         """Train on the block's training rows, score its evaluation rows.
 
-        Returns all metrics and the tokens processed. The learner's seed depends on the block
+        Returns all metrics and the tokens processed.
+        """
+        return run_alone(self.block_steps(candidate, part, deadline))
+
+    def block_steps(
+        self, candidate: Candidate, part: Block, deadline: float | None = None
+    ) -> Generator[Fit, None, tuple[dict[str, float], int]]:
+        """The same for a caller that does the fit itself. The learner's seed depends on the block
         alone, so that candidates are compared under the same draw.
         """
         train = [self.rows[i] for i in part.train]
@@ -124,7 +147,7 @@ class Bench:
         learner = build(inside, self.task, self.workshop)
         evaluation = [self.rows[i] for i in part.evaluation]
         seed = derived_seed(self.seed, part.stage, part.index)
-        learner.fit(train, seed=seed, deadline=deadline)
+        yield Fit(learner, train, seed, deadline)
         predicted = np.argmax(learner.scores(evaluation), axis=1)
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
@@ -292,6 +315,11 @@ class Objective:
     patient: bool = False
 
     def __call__(self, trial: optuna.trial.Trial) -> float:
+        """Score the trial's candidate."""
+        return run_alone(self.steps(trial))
+
+    def steps(self, trial: optuna.trial.Trial) -> Generator[Fit, None, float]:
+        """The same for a caller that does the fits itself, those of several trials together."""
         bench = self.bench
         candidate = resolve(self.space.suggest(trial), self.pools)
         stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, SEARCH)
@@ -327,7 +355,8 @@ class Objective:
                     raise TimeoutError
                 part = bench.block(SEARCH, index)
                 waits = self.patient and len(values) < bench.folds
-                found, used = bench.run_block(candidate, part, None if waits else self.deadline)
+                limit = None if waits else self.deadline
+                found, used = yield from bench.block_steps(candidate, part, limit)
                 tokens += used
                 bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
                 bench.record(row, part, found)
@@ -379,18 +408,16 @@ class Objective:
         return wanted
 
 
-def run_trial(study: optuna.study.Study, objective: Objective) -> None:
-    """Ask, score, tell.
-
-    Not `study.optimize`: an interrupt that comes while it tells ends there as an UnboundLocalError,
-    and it fails the trial when the database is away, which is to be put back.
-    """
-    trial = study.ask()
-    try:
-        value = objective(trial)
-    except optuna.TrialPruned:
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    except TrialFailed:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    else:
-        study.tell(trial, value)
+def run_alone(steps: Generator[Fit, None, Value]) -> Value:
+    """What the steps return, each fit done when it is asked for."""
+    error: Exception | None = None
+    while True:
+        try:
+            fit = next(steps) if error is None else steps.throw(error)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        error = None
+        try:
+            fit.alone()
+        except Exception as problem:
+            error = problem

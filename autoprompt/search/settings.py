@@ -52,7 +52,7 @@ class Options:
 @dataclass(frozen=True)
 class Settings:
     """All that decides a study's result. Equal on resume but for `free` (budget, device,
-    precision)."""
+    precision, how many trials train together)."""
 
     model: str = "builtin"
     presets: tuple[str, ...] = DEFAULT_PRESETS
@@ -69,7 +69,8 @@ class Settings:
         """What may not change: JSON-able, flat, one dotted key a value."""
         nested = self.config.model_dump()
         nested.pop("budget")
-        nested["train"].pop("precision")
+        for name in ("precision", "together"):
+            nested["train"].pop(name)
         flat = {f"{a}.{b}": value for a, table in nested.items() for b, value in table.items()}
         own = {
             "--model": self.model,

@@ -140,7 +140,7 @@ def test_an_interrupted_trial_keeps_its_row_and_its_blocks(
 ) -> None:
     bench = make_bench()
     runner = Runner(bench, sampler_study)
-    real, calls = Bench.run_block, []
+    real, calls = Bench.block_steps, []
 
     def interrupted(self: Bench, *arguments: Any) -> Any:
         calls.append(arguments[1].index)
@@ -148,7 +148,7 @@ def test_an_interrupted_trial_keeps_its_row_and_its_blocks(
             raise _Killed
         return real(self, *arguments)
 
-    monkeypatch.setattr(Bench, "run_block", interrupted)
+    monkeypatch.setattr(Bench, "block_steps", interrupted)
     with pytest.raises(_Killed):
         runner.run("tfidf")
     (before,) = runner.rows()

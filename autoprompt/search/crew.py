@@ -1,0 +1,104 @@
+"""Trials that train together. Knows Optuna's study, objectives and the stack, no space.
+
+Every trial is asked for, scored block by block and told as if it were alone. Fits that leave the
+model frozen wait for each other and share a running batch; any other is done when it is asked for,
+between two steps of the others. What a trial finds does not depend on the trials beside it, beyond
+rounding; what the sampler suggests next depends on the order in which they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import optuna
+
+from autoprompt.learners.calibration import Calibrated
+from autoprompt.learners.prompted import Prompted
+from autoprompt.learners.stack import Ride, Stack
+from autoprompt.learners.workshop import Workshop
+from autoprompt.search.objective import Fit, Objective, TrialFailed
+
+
+@dataclass(eq=False)
+class _Member:
+    """A trial under way, and the ride it waits for."""
+
+    trial: optuna.trial.Trial
+    steps: Generator[Fit, None, float]
+    ride: Ride | None = None
+
+
+class Crew:
+    """The trials under way. An interrupt passes through and leaves them running in the study.
+
+    Not `study.optimize`: an interrupt that comes while it tells ends there as an UnboundLocalError,
+    and it fails the trial when the database is away, which is to be put back.
+    """
+
+    def __init__(self, study: optuna.study.Study, workshop: Workshop) -> None:
+        self._study, self._workshop = study, workshop
+        self._stack: Stack | None = None
+        self._members: list[_Member] = []
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def enter(self, objective: Objective) -> None:
+        """Ask for a trial and score it up to its first fit among others, or to its end."""
+        trial = self._study.ask()
+        member = _Member(trial, objective.steps(trial))
+        self._members.append(member)
+        self._go_on(member, None)
+
+    def turn(self) -> None:
+        """One step of all fits that wait; trials whose fit has ended go on."""
+        stack = self._stack
+        if stack is None or not len(stack):
+            return
+        self._workshop.backbone.weights.reset()  # another fit may have changed them meanwhile
+        for ride in stack.step():
+            self._arrive(next(member for member in self._members if member.ride is ride), ride)
+
+    def _arrive(self, member: _Member, ride: Ride) -> None:
+        member.ride, error = None, ride.error
+        if error is None:
+            try:
+                ride.arrive()
+            except Exception as problem:
+                error = problem
+        self._go_on(member, error)
+
+    def _go_on(self, member: _Member, error: Exception | None) -> None:
+        """Up to the member's next fit among others, or its end."""
+        while True:
+            try:
+                fit = next(member.steps) if error is None else member.steps.throw(error)
+            except StopIteration as end:
+                self._study.tell(member.trial, end.value)
+            except optuna.TrialPruned:
+                self._study.tell(member.trial, state=optuna.trial.TrialState.PRUNED)
+            except TrialFailed:
+                self._study.tell(member.trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                error = None
+                try:
+                    if self._joins(member, fit):
+                        return
+                    fit.alone()
+                except Exception as problem:  # the objective decides what it means
+                    error = problem
+                continue
+            self._members.remove(member)
+            return
+
+    def _joins(self, member: _Member, fit: Fit) -> bool:
+        """Let the fit ride with the others, where its kind can."""
+        if not (isinstance(fit.learner, Prompted | Calibrated) and fit.learner.rides):
+            return False
+        ride = fit.learner.ride(fit.rows, seed=fit.seed, deadline=fit.deadline)
+        if self._stack is None:
+            self._stack = Stack(self._workshop.backbone)
+        self._stack.add(ride)
+        member.ride = ride
+        return True

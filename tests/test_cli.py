@@ -307,6 +307,15 @@ def test_predict_writes_through_links_and_into_pipes(bundle: Path, tmp_path: Pat
             ["--template", "{text} {mask}", "final. {mask} = {text}", "space.x=1"],
             ["--template", "{text} {mask}", "--template", "final. {mask} = {text}", "space.x=1"],
         ),
+        (
+            ["--words", "-1=bad", "1=good", "--seed", "1"],  # labels may be numbers
+            ["--words", "-1=bad", "--words", "1=good", "--seed", "1"],
+        ),
+        (["--words", "1=good", "-1=bad"], ["--words", "1=good", "--words", "-1=bad"]),
+        (
+            ["--words", "a=b; c=d", "", "more.csv"],  # pool train: the usual ones for the second
+            ["--words", "a=b; c=d", "--words", "", "more.csv"],
+        ),
     ],
 )
 def test_several_values_behind_one_option(given: list[str], spread: list[str]) -> None:

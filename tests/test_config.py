@@ -23,7 +23,7 @@ from autoprompt.config import (
 def test_the_keys_are_those_of_the_documentation() -> None:
     assert set(known_keys()) == {
         *("budget.trials", "budget.minutes", "blocks.seeds", "blocks.folds"),
-        *("train.steps", "train.batch_size", "train.precision"),
+        *("train.steps", "train.batch_size", "train.precision", "train.together"),
         *("ensemble.top", "confirm.top", "confirm.blocks", "final.train", "objective.metric"),
         *("words.multi_token", "proposals.generator"),
         *("proposals.templates", "proposals.keep"),

@@ -51,25 +51,24 @@ RIDES: tuple[tuple[dict[str, Any], int], ...] = (
 LATE = 3  # joins at step 7
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Iterator[None]:
-    """Networks of prompts, and sums of answers, in fp64."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 @pytest.fixture(params=["bert", "gpt2", "t5"])
-def workshop(request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]) -> Workshop:
-    folder = tiny_checkpoint(request.param, initializer_range=0.1)
+def workshop(
+    request: pytest.FixtureRequest, tiny_checkpoint: Callable[..., Path]
+) -> Iterator[Workshop]:
+    """Of a model in fp64; so are the networks of prompts, and sums of answers."""
+    folder = tiny_checkpoint(
+        request.param, initializer_range=0.1
+    )  # others share it: as it always is
     made = Workshop(TASK, str(folder), "cpu", "fp32", ROWS)
     backbone: Any = made.backbone
     backbone._model.double()
     for table in (backbone.weights.embeddings, backbone.weights.decoder, backbone.weights.bias):
         if table is not None:
             table.base = table.base.double()
-    return made
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield made
+    torch.set_default_dtype(before)
 
 
 def learner(workshop: Workshop, place: int) -> Prompted:

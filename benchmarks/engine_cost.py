@@ -31,10 +31,10 @@ from autoprompt.data.task import Example, Task, make_task
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search import job
 from autoprompt.search import study as studies
+from autoprompt.search.bench import Bench
 from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Pools
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunFolder
-from autoprompt.search.objective import Bench
 from autoprompt.search.prepare import Prepared
 from autoprompt.search.settings import Options, Settings
 from search_spaces import presets

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from autoprompt.report.leaderboard import ENOUGH_BLOCKS
-from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Told, one_line, peak_memory
+from autoprompt.search.bench import CONFIRM, SEARCH, Bench
+from autoprompt.search.objective import Told, one_line, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
 from storage.records import TrialRecord

@@ -17,8 +17,9 @@ from autoprompt.data.task import DataError
 from autoprompt.learners.members import LEAST, WEIGHTINGS, ensemble_of, fits
 from autoprompt.report.leaderboard import BASELINE_METHODS, Row, ranked
 from autoprompt.search.baselines import score_row, worth_more
+from autoprompt.search.bench import SEARCH, Bench, from_row
 from autoprompt.search.confirm import prompt_key, search_mean, upper_bound
-from autoprompt.search.objective import SEARCH, Bench, Told, from_row
+from autoprompt.search.objective import Told
 from autoprompt.search.study import fail
 from search_spaces.candidate import Candidate
 from storage import queries

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from autoprompt.report.leaderboard import Row
 from autoprompt.search.baselines import run_blocks
-from autoprompt.search.objective import CONFIRM, Bench, Told, from_row, one_line, peak_memory
+from autoprompt.search.bench import CONFIRM, Bench, from_row
+from autoprompt.search.objective import Told, one_line, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
 from storage.store import StoreUnavailable

@@ -17,7 +17,8 @@ from autoprompt.learners.calibration import Calibrated
 from autoprompt.learners.prompted import Prompted
 from autoprompt.learners.stack import Ride, Stack
 from autoprompt.learners.workshop import Workshop
-from autoprompt.search.objective import Fit, Objective, TrialFailed
+from autoprompt.search.bench import Fit
+from autoprompt.search.objective import Objective, TrialFailed
 
 
 @dataclass(eq=False)

@@ -15,8 +15,8 @@ from autoprompt.learners.build import build
 from autoprompt.learners.bundle import read_prompt, save_bundle
 from autoprompt.learners.workshop import Workshop
 from autoprompt.report.leaderboard import Row, rows
+from autoprompt.search.bench import from_row
 from autoprompt.search.folder import RunError, beside
-from autoprompt.search.objective import from_row
 from autoprompt.search.samplers import derived_seed
 from search_spaces.candidate import Candidate
 from storage import queries

@@ -21,13 +21,14 @@ from autoprompt.learners.base import LearnerError
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
+from autoprompt.search.bench import Bench
 from autoprompt.search.choices import TEMPLATE, WORDS, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
 from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.funnel import GIVEN
-from autoprompt.search.objective import Bench, Objective, Told
+from autoprompt.search.objective import Objective, Told
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.reserve import after_combining, after_search
 from autoprompt.search.settings import Options

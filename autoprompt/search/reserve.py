@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from autoprompt.config import Config
 from autoprompt.learners.members import FITS, LEAST
+from autoprompt.search.bench import Bench
 from autoprompt.search.confirm import Forecast
-from autoprompt.search.objective import Bench
 
 #: Shares of the budget that the confirmation and the ensembles may take at most.
 CONFIRM_SHARE, COMBINE_SHARE = 0.3, 0.1

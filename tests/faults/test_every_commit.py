@@ -25,9 +25,9 @@ from autoprompt.data.task import Example, make_task
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search import job
 from autoprompt.search import study as studies
+from autoprompt.search.bench import Bench
 from autoprompt.search.choices import Pools
 from autoprompt.search.clock import Clock
-from autoprompt.search.objective import Bench
 from search_spaces import presets
 from storage.store import Store
 

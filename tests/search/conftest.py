@@ -13,7 +13,7 @@ import toy
 from autoprompt.data.task import Example, make_task
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search import study as studies
-from autoprompt.search.objective import Bench
+from autoprompt.search.bench import Bench
 from storage.store import Store
 
 

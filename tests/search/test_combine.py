@@ -21,9 +21,10 @@ from autoprompt.learners.members import ensemble_of, members_of
 from autoprompt.report.leaderboard import Row, rows
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import score_row
+from autoprompt.search.bench import SEARCH, Bench, from_row
 from autoprompt.search.combine import chosen, combine
 from autoprompt.search.confirm import Forecast
-from autoprompt.search.objective import SEARCH, Bench, Told, from_row
+from autoprompt.search.objective import Told
 from autoprompt.search.reserve import COMBINE_SHARE, combining
 from autoprompt.search.stop import Stopped
 from autoprompt.text.verbalizer import Verbalizer

@@ -14,9 +14,10 @@ import toy
 
 from autoprompt.report.leaderboard import Row, rows, winner
 from autoprompt.search.baselines import run_baselines
+from autoprompt.search.bench import CONFIRM, SEARCH, Bench
 from autoprompt.search.choices import Pools
 from autoprompt.search.confirm import Forecast, Plan, affordable, confirm, finalists
-from autoprompt.search.objective import CONFIRM, SEARCH, Bench, Objective, Told, TrialFailed
+from autoprompt.search.objective import Objective, Told, TrialFailed
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice
 from search_spaces.space import Space

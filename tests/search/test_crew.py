@@ -12,9 +12,10 @@ import toy
 
 from autoprompt.learners.prompted import Asked
 from autoprompt.search import study as studies
+from autoprompt.search.bench import SEARCH, Bench, from_row
 from autoprompt.search.choices import Pools
 from autoprompt.search.crew import Crew
-from autoprompt.search.objective import SEARCH, Bench, Objective, Told, from_row
+from autoprompt.search.objective import Objective, Told
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.dimension import Choice
 from search_spaces.space import Space

@@ -17,8 +17,9 @@ from autoprompt.learners.build import build
 from autoprompt.proposals.label_words import WordReader
 from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
+from autoprompt.search.bench import SEARCH, Bench
 from autoprompt.search.choices import Pools
-from autoprompt.search.objective import SEARCH, Bench, Objective, Told, TrialFailed
+from autoprompt.search.objective import Objective, Told, TrialFailed
 from autoprompt.text.template import parse
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate

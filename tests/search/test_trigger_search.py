@@ -12,7 +12,7 @@ import pytest
 import toy
 
 from autoprompt.proposals import triggers
-from autoprompt.search.objective import SEARCH, Bench
+from autoprompt.search.bench import SEARCH, Bench
 from search_spaces.candidate import Candidate
 
 PRESET = ("--preset", "autoprompt_triggers")

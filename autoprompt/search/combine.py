@@ -18,8 +18,10 @@ from autoprompt.learners.members import LEAST, WEIGHTINGS, ensemble_of, fits
 from autoprompt.report.leaderboard import BASELINE_METHODS, Row, ranked
 from autoprompt.search.baselines import score_row, worth_more
 from autoprompt.search.bench import SEARCH, Bench, from_row
+from autoprompt.search.choices import PATTERNS
 from autoprompt.search.confirm import prompt_key, search_mean, upper_bound
 from autoprompt.search.objective import Told
+from autoprompt.search.patterns import pet_of
 from autoprompt.search.study import fail
 from search_spaces.candidate import Candidate
 from storage import queries
@@ -32,7 +34,7 @@ SHARE = 0.25
 def chosen(rows: Sequence[Row], top: int) -> list[Row]:
     """The `top` prompts to combine, best search mean first: the best of each template, then, where
     these are too few, others that differ in words or method. None that is surely worse than the
-    best (its upper bound is below), no baseline, no ensemble.
+    best (its upper bound is below), no baseline, no ensemble, nothing without a template.
 
     LM-BFF's ensemble (Gao et al. 2021) is one over templates: members that read a text alike err
     alike.
@@ -41,6 +43,7 @@ def chosen(rows: Sequence[Row], top: int) -> list[Row]:
         row
         for row in sorted(rows, key=lambda row: (-search_mean(row), row.trial))
         if row.state == "complete"
+        and row.template
         and not (row.baseline or row.members or row.method in BASELINE_METHODS)
     ]
     prompts: dict[tuple[str, str | None, str], Row] = {}
@@ -56,9 +59,14 @@ def chosen(rows: Sequence[Row], top: int) -> list[Row]:
     return sorted(kept, key=lambda row: (-search_mean(row), row.trial))
 
 
-def combined(members: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """What is made of them, cheapest first. Another way to combine prompts is one more here."""
-    return tuple(ensemble_of(members, weighting) for weighting in WEIGHTINGS)
+def combined(
+    rows: Sequence[Row], members: Sequence[Candidate], *, teach: bool
+) -> tuple[Candidate, ...]:
+    """What is made of them, cheapest first. `teach`: also a PET of their templates. Another way to
+    combine prompts is one more here."""
+    ensembles = tuple(ensemble_of(members, weighting) for weighting in WEIGHTINGS)
+    taught = pet_of(rows, len(rows)) if teach else None
+    return ensembles if taught is None else (*ensembles, taught)
 
 
 def combine(
@@ -66,6 +74,7 @@ def combine(
     study: StudyRecord,
     *,
     top: int,
+    teach: bool,
     blocks: int,
     deadline: float | None,
     told: Callable[[Told], None],
@@ -73,6 +82,7 @@ def combine(
 ) -> None:
     """Score the ensembles of the best `top` prompts on the search's blocks, as far as time allows.
 
+    teach: whether their templates may also teach a classifier on the unlabelled texts (PET).
     blocks: those of a confirmation, which must find time too. Done again it continues a row that
     was interrupted, and adds none; other prompts that are the best by then are other ensembles.
     """
@@ -81,7 +91,7 @@ def combine(
     members = [from_row(records[row.trial].candidate) for row in rows]
     for row, member in zip(rows, members, strict=True):
         bench.seconds.setdefault(member.digest, row.seconds / max(1, row.blocks))
-    wanted = combined(members) if len(members) >= LEAST else ()
+    wanted = combined(rows, members, teach=teach) if len(members) >= LEAST else ()
     if wanted and not _enough_rows(bench):
         say("ensembles with learned weights left out: they need 2 training texts a class")
         wanted = tuple(one for one in wanted if fits(one) == 1)
@@ -97,8 +107,11 @@ def combine(
             bench.slowest = max(bench.slowest, there.seconds / max(1, len(there.blocks)))
             if not worth_more(there, SEARCH, bench.base_blocks, room.left):
                 continue
-        if there is None and not room.take(bench, candidate, bench.base_blocks + blocks):
-            say(f"ensemble ({candidate['weighting']}) left out: it would cost too much")
+        # without a time limit a PET is taken as one more of the trials of its kind that were asked
+        asked = deadline is None and PATTERNS in candidate
+        if not (there or asked or room.take(bench, candidate, bench.base_blocks + blocks)):
+            what = candidate.get("weighting", "of the best templates")
+            say(f"{candidate['method']} ({what}) left out: it would cost too much")
             continue
         number = there.id if there else bench.start(candidate, optuna_number=None, baseline=False)
         score_row(

@@ -163,7 +163,7 @@ def _run(
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
         compete(None if clock.total is None else _baseline_seconds(clock.total, clock))
         _search(bench, optuna_study, space, pools, prepared, listener, clock)
-        _combine(bench, prepared, record, listener, clock)
+        _combine(bench, space, prepared, record, listener, clock)
         _confirm(bench, prepared, record, listener, clock)
         spare = clock.left() - (bench.final_seconds if config.final.train else 0.0)
         if clock.total is not None and spare > 0:  # for baselines that had too little
@@ -295,8 +295,15 @@ def _search(
 
 
 def _combine(
-    bench: Bench, prepared: Prepared, record: StudyRecord, listener: Listener, clock: Clock
+    bench: Bench,
+    space: Space,
+    prepared: Prepared,
+    record: StudyRecord,
+    listener: Listener,
+    clock: Clock,
 ) -> None:
+    from autoprompt.learners.build import TAUGHT_UNLABELED
+
     config = prepared.settings.config
     top = config.ensemble.top
     board = rows(bench.store, record)
@@ -308,6 +315,7 @@ def _combine(
         bench,
         record,
         top=top,
+        teach=not set(TAUGHT_UNLABELED).isdisjoint(space.methods),
         blocks=config.confirm.blocks,
         deadline=clock.deadline(after_combining(bench, Forecast(board), config, clock.total)),
         told=listener.told,

@@ -80,7 +80,14 @@ def combined(bench: Bench, *, top: int = 3, deadline: float | None = None) -> li
     """What was said of it."""
     said: list[str] = []
     combine(
-        bench, study(bench), top=top, blocks=2, deadline=deadline, told=NOTHING, say=said.append
+        bench,
+        study(bench),
+        top=top,
+        teach=False,
+        blocks=2,
+        deadline=deadline,
+        told=NOTHING,
+        say=said.append,
     )
     return said
 
@@ -92,7 +99,16 @@ def ensembles(bench: Bench) -> list[Row]:
 def test_three_ensembles_are_rows_with_the_searchs_blocks(bench: Bench) -> None:
     before = board(bench)
     told: list[Told] = []
-    combine(bench, study(bench), top=3, blocks=2, deadline=None, told=told.append, say=NOTHING)
+    combine(
+        bench,
+        study(bench),
+        top=3,
+        teach=False,
+        blocks=2,
+        deadline=None,
+        told=told.append,
+        say=NOTHING,
+    )
     found = ensembles(bench)
     assert [row.settings["weighting"] for row in found] == ["mean", "weighted", "stacked"]
     assert {(row.state, row.blocks, row.stage, row.baseline) for row in found} == {

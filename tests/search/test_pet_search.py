@@ -157,3 +157,32 @@ def test_killed_while_models_are_trained(
 
 def figures(document: dict[str, Any]) -> list[dict[str, Any]]:
     return toy.without_seconds(document["leaderboard"])
+
+
+def test_the_templates_that_a_search_found_best_teach_a_classifier_too(
+    toy_data: Path, tiny_model: Path, unlabeled: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    small = ("space.repetitions=[1]", "space.generations=[1]", "space.distillation_steps=[4]")
+    said = search(
+        *(toy_data, "--out", run, "--model", tiny_model, "--trials", 6, "--unlabeled", unlabeled),
+        *("--preset", "zero_shot", "pet", *toy.TINY, *toy.GIVEN_POOLS, *small, "ensemble.top=2"),
+    )
+    assert said.code == 0, said.err
+    database = studies.open_study(f"sqlite:///{run / 'study.db'}", "run", 0, "accuracy")
+    trials = len(database.trials)
+    rows = [row for row in toy.board(run) if row["method"] == "pet"]
+    made = [row for row in rows if row["state"] == "complete"]
+    assert trials == 6
+    ours = max(made, key=lambda row: row["trial"])  # behind all trials of the sampler
+    assert ours["trial"] > max(
+        row["trial"]
+        for row in toy.board(run)
+        if row["method"] == "zero_shot" and not row["baseline"]
+    )
+    assert set(json.loads(ours["settings"]["patterns"])) == {
+        "{text} it was {mask} .",
+        "{mask} : {text}",
+    }
+    said = toy.command("export", run, tmp_path / "bundle", "--trial", ours["trial"])
+    assert said.code == 0, said.err

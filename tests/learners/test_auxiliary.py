@@ -105,7 +105,6 @@ def test_a_tuned_model_forgets_less_with_it(workshop: Workshop) -> None:
             TEMPLATE,
             words,
             training=Settings(3e-3, steps=40, batch_size=2),
-            prior=False,
             tuned="all",
             auxiliary=Auxiliary(weight, texts) if weight else None,
         )

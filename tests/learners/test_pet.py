@@ -109,9 +109,7 @@ def test_weighs_patterns_and_beats_each(
     distilled = accuracy(pet, fresh)
     singles = []
     for pattern in patterns:
-        single = Prompted(
-            TASK, workshop, pattern, words, training=values.training, prior=False, tuned="all"
-        )
+        single = Prompted(TASK, workshop, pattern, words, training=values.training, tuned="all")
         single.fit(rows, seed=seed)
         singles.append(accuracy(single, fresh))
     assert distilled > max(singles) + 0.03, (distilled, singles)

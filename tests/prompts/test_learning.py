@@ -27,9 +27,9 @@ BASE: dict[str, Any] = {
     ).to_json(),
     "trainable": "prompt",
     "calibration": "none",
-    "prompt_length": 4,  # two of them shift a text as the sign `: :` does
+    "prompt_length": 8,  # two of them shift a text as the sign `: :` does
     "prompt_steps": 200,
-    "batch_size": 8,
+    "batch_size": 16,  # with less of all, rounding decides whether every seed gets there
 }
 VECTORS = {"prompt_position": "after_bos", "prompt_init": "random"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -57,6 +57,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 #: Prompt learning rates. Embeddings of T5 and BART lie seven times as far apart as those of the
 #: BERT here (spread 1.0 and 0.9, not 0.15); at 1e-2 not every seed gets there in 200 steps.
 FAR = {"t5": 0.1, "bart": 0.1}
+#: Of networks: BART's take less than the others'.
+SLOW = {"bart": 3e-3}
 RATES = ("prompt_learning_rate", "network_learning_rate")
 FAMILIES = [
     "bert",
@@ -67,7 +69,7 @@ FAMILIES = [
 
 def accuracy(candidate: Candidate, workshop: Workshop, seed: int, wanted: str = "second") -> float:
     learner = build(candidate, toy_language.TASK, workshop)
-    learner.fit(toy_language.rows(32, seed, wanted), seed=seed)
+    learner.fit(toy_language.rows(128, seed, wanted), seed=seed)
     test = toy_language.rows(200, 99, wanted)
     gold = numpy.array(toy_language.TASK.label_ids(test))
     return float((learner.scores(test).argmax(axis=1) == gold).mean())
@@ -100,6 +102,8 @@ def test_from_chance_to_almost_always(
     values = BASE | {"method": method} | SETTINGS[method]
     if family in FAR and "prompt_learning_rate" in values:
         values["prompt_learning_rate"] = FAR[family]
+    if family in SLOW and method == "p_tuning":
+        values["network_learning_rate"] = SLOW[family]
     still = {name: 1e-9 for name in RATES if name in values}
     untrained, learned = Candidate(values | still | {"prompt_steps": 1}), Candidate(values)
     found = []

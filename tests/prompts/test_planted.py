@@ -184,7 +184,7 @@ def test_the_gradient_prefers_the_layouts_that_cost_less(
     layouts = range(LENGTH + 1)
     compared = 0
     for example in planted_language.rows(4, 0, BY_OPENING):
-        inputs = backbone.batch(learner._encode([example], 1))
+        inputs = backbone.batch(learner._rows([example])[1])
         target = torch.tensor(TASK.label_ids([example]))
         costs, gradients = [], []
         for layout in layouts:

@@ -57,6 +57,8 @@ def _read(path: Path) -> dict[str, Any]:
     for key in content:
         if key not in ("about", "include", "space"):
             raise SpaceError(f"{path}: {unknown('key', key, ('about', 'include', 'space'))}")
+    if not isinstance(about := content.get("about", ""), str):
+        raise SpaceError(f"{path}: about: {about!r} is no text; give one line of text")
     return content
 
 

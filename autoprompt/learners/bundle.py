@@ -82,7 +82,10 @@ class Predictor:
             self._learner.scores(examples[start : start + CHUNK])
             for start in range(0, len(examples), CHUNK)
         ]
-        return numpy.concatenate(parts) if parts else numpy.zeros((0, len(self.labels)))
+        found = numpy.concatenate(parts) if parts else numpy.zeros((0, len(self.labels)))
+        if numpy.isnan(found).any():
+            raise BundleError("bundle: it gives probabilities that are no numbers; export it again")
+        return found
 
     def _examples(self, texts: Sequence[Any]) -> list[Example]:
         if isinstance(texts, str):

@@ -87,12 +87,17 @@ class Prompted:
         self._prompt = prompt
         met, rows, order = self._met(examples, self._training, seed)
 
+        descent = self._workshop.optimiser.begin(
+            Trainable((), (), prompt.parameters()), self._training
+        )
+
         def arrive() -> None:
+            descent.check_end()
             self._prompt = prompt.finish()
 
         return Ride(
             self._asked(met, rows),
-            self._workshop.optimiser.begin(Trainable((), (), prompt.parameters()), self._training),
+            descent,
             order,
             deadline,
             arrive,

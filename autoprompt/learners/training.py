@@ -80,16 +80,22 @@ class Descent:
 
     def check(self, loss: float) -> None:
         """`LearnerError` for a loss that is no number."""
-        if math.isfinite(loss):
-            return
+        if not math.isfinite(loss):
+            raise self._diverged(f"a loss of {loss} at step {self.step + 1}")
+
+    def check_end(self) -> None:
+        """`LearnerError` where the last step, behind which no loss is computed, left what is no
+        number."""
+        norms = torch._foreach_norm(self._tensors, math.inf) if self._tensors else ()
+        if not all(norm.isfinite() for norm in norms):
+            raise self._diverged(f"no numbers after step {self.step}")
+
+    def _diverged(self, what: str) -> LearnerError:
         settings = self._settings
         name, rate = "learning_rate", settings.learning_rate
         if self._trainable.prompt:
             name, rate = settings.prompt_rate, settings.prompt_learning_rate
-        raise LearnerError(
-            f"{name}: {rate} gave a loss of {loss} at step "
-            f"{self.step + 1} of {settings.steps}; use a lower one"
-        )
+        return LearnerError(f"{name}: {rate} gave {what} of {settings.steps}; use a lower one")
 
     def close(self) -> None:
         """Move the tensors along their gradients, whose norm is cut to CLIP."""
@@ -142,6 +148,7 @@ class Optimiser:
             descent.close()
             if on_step is not None:
                 on_step(step, value)
+        descent.check_end()
         return descent.shrink
 
     def begin(self, trainable: Trainable, settings: Settings) -> Descent:

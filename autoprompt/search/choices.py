@@ -98,7 +98,7 @@ def read_asked(
         if slotless and slots(template):
             raise TemplateError(
                 f"template {source!r}: {{soft:N}} is not trained by {', '.join(slotless)}; leave "
-                "it out, or search with --preset prompt_tuning or p_tuning alone"
+                "it out, or search with prompt_tuning, p_tuning, deep_hidden or autoprompt_triggers"
             )
         parsed.append(str(template))
     verbalizers = parse_words(published.spell_out(own_words, task.labels), task.labels)

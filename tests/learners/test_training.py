@@ -168,6 +168,17 @@ def test_a_loss_that_is_no_number_names_learning_rate_and_step() -> None:
     assert caught.value.exit_code == 4
 
 
+def test_a_last_step_out_of_all_bounds_is_a_failure_too() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    settings = Settings(1e38, steps=1, batch_size=1, weight_decay=1e30)
+    with pytest.raises(
+        LearnerError, match=r"learning_rate: 1e\+38 gave no numbers after step 1 of 1"
+    ):
+        Optimiser().run(
+            Trainable((weight,), ()), lambda _: (weight**2).sum(), batches(1, settings, 0), settings
+        )
+
+
 def test_a_passed_deadline_stops_between_steps() -> None:
     weight = torch.ones(2, 2, requires_grad=True)
     done: list[int] = []

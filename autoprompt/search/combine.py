@@ -92,6 +92,8 @@ def combine(
     for row, member in zip(rows, members, strict=True):
         bench.seconds.setdefault(member.digest, row.seconds / max(1, row.blocks))
     wanted = combined(rows, members, teach=teach) if len(members) >= LEAST else ()
+    if wanted:
+        say(f"combining the best {len(members)} prompts")
     if wanted and not _enough_rows(bench):
         say("ensembles with learned weights left out: they need 2 training texts a class")
         wanted = tuple(one for one in wanted if fits(one) == 1)

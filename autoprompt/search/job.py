@@ -309,7 +309,6 @@ def _combine(
     board = rows(bench.store, record)
     if not top or winner(board) is None:
         return
-    listener.say(f"combining the best {top} prompts")
     bench.store.update_study(record.id, stage="combine", seconds=clock.seconds)
     combine(
         bench,

@@ -86,7 +86,8 @@ class Descent:
     def check_end(self) -> None:
         """`LearnerError` where the last step, behind which no loss is computed, left what is no
         number."""
-        norms = torch._foreach_norm(self._tensors, math.inf) if self._tensors else ()
+        held = [tensor for tensor in self._tensors if tensor.numel()]
+        norms = torch._foreach_norm(held, math.inf) if held else ()
         if not all(norm.isfinite() for norm in norms):
             raise self._diverged(f"no numbers after step {self.step}")
 

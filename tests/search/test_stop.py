@@ -56,6 +56,21 @@ def test_a_database_call_is_not_torn_apart(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_a_signal_in_the_midst_of_a_finaliser_is_not_lost() -> None:
+    class Dying:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+
+    def work() -> None:
+        Dying()
+        time.sleep(5)
+
+    began = time.monotonic()
+    assert stopped(work) == 143
+    assert time.monotonic() - began < 3
+
+
 def test_a_call_that_hangs_is_left_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoprompt.search.stop.PATIENCE", 0.3)
     engine = sqlalchemy.create_engine("sqlite://")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from autoprompt.data.task import Task
 from autoprompt.models.backbone import Backbone
-from autoprompt.proposals.vocabulary import STOP_WORDS, Vocabulary, is_readable
+from autoprompt.proposals.vocabulary import STOP_WORDS, UNASKED, Vocabulary, is_readable
 from autoprompt.text.manual import words as manual_words
 from autoprompt.text.template import Piece
 from autoprompt.text.tokens import tokenize_piece
@@ -45,7 +45,7 @@ class Lexicon:
             known = (
                 self._vocabulary.surface(token).is_word
                 and is_readable(word)
-                and word.lower() not in STOP_WORDS
+                and word.lower() not in STOP_WORDS | UNASKED
                 and word.lower() not in self._taken
                 and self._reads_back(token)
             )

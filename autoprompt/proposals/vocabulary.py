@@ -24,6 +24,55 @@ FUNCTION_WORDS = """
     a i s t an as at be by do go he if in is it me my no of on or so to up us we am
 """
 STOP_WORDS = frozenset(FUNCTION_WORDS.split())
+#: Swear words, and names of groups of people that a small sample may tie to any label: nobody wants
+#: to read them in a prompt that was written for him. Whoever gives one as a label word has it.
+UNASKED = frozenset(
+    [
+        "ass",
+        "asshole",
+        "bastard",
+        "bitch",
+        "cock",
+        "cunt",
+        "dick",
+        "fag",
+        "faggot",
+        "fuck",
+        "fucked",
+        "fucking",
+        "nigger",
+        "piss",
+        "porn",
+        "pussy",
+        "rape",
+        "raped",
+        "retarded",
+        "shit",
+        "slut",
+        "suicide",
+        "whore",
+        "arab",
+        "arabs",
+        "christian",
+        "christians",
+        "gay",
+        "gays",
+        "gypsy",
+        "hindu",
+        "homosexual",
+        "islam",
+        "islamic",
+        "jew",
+        "jewish",
+        "jews",
+        "lesbian",
+        "muslim",
+        "muslims",
+        "negro",
+        "negroes",
+        "transgender",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import torch
 from autoprompt.data.task import Example, Task
 from autoprompt.proposals.base import Proposal
 from autoprompt.proposals.label_words import WordReader, halve
-from autoprompt.proposals.vocabulary import STOP_WORDS
+from autoprompt.proposals.lexicon import Lexicon
+from autoprompt.proposals.vocabulary import STOP_WORDS, UNASKED
 from autoprompt.proposals.word_scores import (
     cross_entropies,
     likeliest,
@@ -35,6 +36,15 @@ def propose_words(backbone, examples, task, template, *, count, seed):
 @pytest.fixture(scope="module")
 def proposed(builtin: Any, reviews: tuple[Example, ...]) -> tuple[Proposal, ...]:
     return propose_words(builtin, reviews, SENTIMENT, TEMPLATE, count=8, seed=1)
+
+
+def test_words_that_nobody_asked_for_come_from_nobody_but_the_user(builtin: Any) -> None:
+    given = Verbalizer((("negative", ("dull",)), ("positive", ("gay",))))
+    lexicon = Lexicon(builtin, SENTIMENT, [given])
+    tokens = builtin.tokenizer.convert_tokens_to_ids(sorted(UNASKED))
+    assert not any(map(lexicon.usable, tokens))
+    assert lexicon.usable(builtin.tokenizer.convert_tokens_to_ids("wonderful"))
+    assert builtin.tokenizer.convert_tokens_to_ids("gay") in lexicon.given[1]
 
 
 def words_of(proposal: Proposal) -> list[str]:

@@ -28,7 +28,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from autoprompt.data.readers import read
 from autoprompt.data.splits import draw_shots
 from autoprompt.data.task import Example, make_task
 from autoprompt.learners.build import LEARNED_PROMPTS, build
-from autoprompt.learners.training import Optimiser, Settings
+from autoprompt.learners.training import Descent, Optimiser, Settings, batches
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.inputs import ModelInputs
 from autoprompt.models.resident import Resident
@@ -107,30 +107,33 @@ class Bare:
 
 
 class Paired(Optimiser):
-    """The workshop's own loop; runs the bare step after each of its steps."""
+    """The workshop's own optimiser; runs the bare step after each step of a fit."""
 
     def __init__(self, bare: Callable[[list[int]], Callable[[], None]]) -> None:
         super().__init__()
         self._bare = bare
+        self._steps: list[Callable[[], None]] = []
         self.pairs: list[tuple[float, float]] = []  # seconds, ours and bare
 
-    def run(
-        self, trainable: Any, batch_loss: Any, order: Any, settings: Settings, **named: Any
-    ) -> float:
-        order = list(order)
-        steps = [self._bare(rows) for rows in order]
+    def expect(self, order: Iterable[list[int]]) -> None:
+        """The rows of the next fit's steps."""
+        self._steps = [self._bare(rows) for rows in order]
         self.pairs = []
-        began = 0.0
 
-        def told(step: int, _: float) -> None:
+    def begin(self, trainable: Any, settings: Settings) -> Descent:
+        descent = super().begin(trainable, settings)
+        close, began = descent.close, time.perf_counter()
+
+        def closed() -> None:
             nonlocal began
+            close()
             middle = time.perf_counter()
-            steps[step]()
+            self._steps[len(self.pairs)]()
             self.pairs.append((middle - began, time.perf_counter() - middle))
             began = time.perf_counter()
 
-        began = time.perf_counter()
-        return super().run(trainable, batch_loss, order, settings, **named | {"on_step": told})
+        descent.close = closed  # type: ignore[method-assign]
+        return descent
 
 
 def compare(
@@ -153,7 +156,8 @@ def compare(
     first: list[tuple[float, float]] = []
     later: list[tuple[float, float]] = []
     for number in range(runs + 1):
-        learner = build(candidate, task, workshop)
+        learner: Any = build(candidate, task, workshop)
+        paired.expect(batches(len(rows), learner._training, number))
         learner.fit(rows, seed=number)
         if number:  # the first warms up
             first += paired.pairs[:epoch]

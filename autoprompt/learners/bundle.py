@@ -40,7 +40,6 @@ from search_spaces.candidate import Candidate
 
 SCHEMA = 1
 PROMPT, METRICS, PROVENANCE, CARD = "prompt.toml", "metrics.json", "provenance.json", "README.md"
-_PROMPT = ("template", "patterns", "words")  # values that `[prompt]` holds
 PROOF_ROWS = 8
 TOLERANCE = 1e-4  # of a probability, between this process and a clean one
 PROOF_SECONDS = 600

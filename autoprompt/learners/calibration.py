@@ -95,8 +95,8 @@ class Calibrated:
 
 
 def log_mean(log_probs: numpy.ndarray) -> numpy.ndarray:
-    """Logarithm [C] of the mean of distributions given as log-probabilities [N, C]."""
-    return numpy.logaddexp.reduce(log_probs, axis=0) - numpy.log(len(log_probs))
+    """Logarithm [..., C] of the mean of distributions given as log-probabilities [..., N, C]."""
+    return numpy.logaddexp.reduce(log_probs, axis=-2) - numpy.log(log_probs.shape[-2])
 
 
 def content_free(

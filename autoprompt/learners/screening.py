@@ -16,6 +16,7 @@ import numpy as np
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
 from autoprompt.learners.base import log_softmax
+from autoprompt.learners.calibration import log_mean
 from autoprompt.learners.workshop import Workshop
 from autoprompt.text.template import Template
 from autoprompt.text.verbalizer import Verbalizer, WordIds, check_words
@@ -116,6 +117,5 @@ class Screen:
 def _calibrated_fit(scores: np.ndarray, gold: Sequence[int]) -> np.ndarray:
     """Mean log-probability of the gold labels [n], its prior divided out: [T, n, C] to [T]."""
     log_probs = log_softmax(scores)
-    prior = np.log(np.exp(log_probs).mean(axis=1, keepdims=True) + 1e-12)  # [T, 1, C]
-    calibrated = log_softmax(log_probs - prior)
+    calibrated = log_softmax(log_probs - log_mean(log_probs)[:, None])
     return calibrated[:, np.arange(len(gold)), list(gold)].mean(axis=1)

@@ -84,10 +84,6 @@ class Stack:
         """It rides from the next step on."""
         self._rides.append(ride)
 
-    def remove(self, ride: Ride) -> None:
-        """It leaves, as one that was given up does."""
-        self._rides.remove(ride)
-
     def step(self) -> list[Ride]:
         """One step of every ride; returns those that have ended, with or without an `error`."""
         turns = [turn for ride in list(self._rides) if (turn := self._turn(ride))]

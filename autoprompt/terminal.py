@@ -277,7 +277,10 @@ def _count(count: int, what: str) -> str:
 
 
 def status_lines(document: dict[str, Any]) -> list[str]:
-    counts = ", ".join(f"{n} {state}" for state, n in document["trials"].items() if n)
+    shown = {} if document["active"] else {"running": "interrupted"}
+    counts = ", ".join(
+        f"{n} {shown.get(state, state)}" for state, n in document["trials"].items() if n
+    )
     budget = ", ".join(f"{v:g} {k}" for k, v in document["budget"].items() if v is not None)
     return [
         document["summary"],

@@ -125,8 +125,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> SpaceError:
     """The error for a name nobody knows, with the nearest known one."""
     known = tuple(known)
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return SpaceError(f"{kind}: no such name {name!r}; {hint}(known: {', '.join(known)})")
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return SpaceError(f"{kind}: no such name {name!r}{hint} (known: {', '.join(known)})")
 
 
 def check_value(name: str, value: object) -> Value:

@@ -16,6 +16,10 @@ import pytest
 import toy
 from toy import command
 
+from autoprompt.search.folder import RunFolder
+from autoprompt.search.opened import open_run, status
+from autoprompt.terminal import status_lines
+
 BOARD_KEYS = [
     *("rank", "trial", "state", "baseline", "method", "template", "label_words", "settings"),
     *("metric", "mean", "sd", "lower_bound", "blocks", "seconds"),
@@ -90,8 +94,21 @@ def test_status_counts_trials_and_finds_the_bundle(finished_run: Path) -> None:
     assert document["stage"] == "done"
     assert document["bundle"] is True
     assert document["budget"] == {"trials": 6, "minutes": None}
+    assert document["active"] is False
     best = document["best"]["trial"]
     assert str(best) in command("status", finished_run).out
+
+
+def test_status_tells_work_under_way_from_work_that_was_interrupted(finished_run: Path) -> None:
+    folder = RunFolder(finished_run)
+    with folder.locked(), open_run(finished_run) as opened:
+        held = status(opened)
+    with open_run(finished_run) as opened:
+        left = status(opened)
+    assert (held["active"], left["active"]) == (True, False)
+    for document, word in ((held, "running"), (left, "interrupted")):
+        document["trials"]["running"] = 1
+        assert f"1 {word}" in "\n".join(status_lines(document))
 
 
 def test_the_test_file_is_opened_once_for_winner_and_baselines(run: Path, tmp_path: Path) -> None:

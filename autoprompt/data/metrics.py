@@ -87,5 +87,13 @@ def lower_bound(values: Sequence[float], ratio: float, confidence: float = 0.95)
     )
 
 
+def few_blocks(blocks: int) -> bool:
+    """Whether so many blocks are too few for their lower bound to be relied on.
+
+    Of two or three, all are often equal by chance, and the bound then has no doubt in it.
+    """
+    return blocks < 4
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else 0.0

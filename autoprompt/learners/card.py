@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoprompt.data.metrics import few_blocks
 from autoprompt.report.prompt import demonstrations_line
 from autoprompt.text.template import parse, render_for_people
 
@@ -153,11 +154,12 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     lines = []
     trial = metrics.get("trial")
     if isinstance(trial, Mapping) and trial.get("mean") is not None:
-        bound = trial.get("lower_bound")
+        bound, blocks = trial.get("lower_bound"), int(trial.get("blocks") or 0)
         sure = f", lower bound (95 %) {bound:.3f}" if bound is not None else ""
         lines.append(
             f"Cross-validated on the labelled rows: {trial.get('metric')} {trial['mean']:.3f}"
-            f"{sure} over {trial.get('blocks')} blocks."
+            f"{sure} over {blocks} blocks."
+            + (" These are too few for a bound to rely on." if few_blocks(blocks) else "")
         )
     for opening in metrics.get("test") or []:
         if opening.get("subset") != "all":

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autoprompt.data.metrics import lower_bound
+from autoprompt.data.metrics import few_blocks, lower_bound
 from autoprompt.report.members import Members, members, method_line, readable, template_line
 from storage import queries
 from storage.records import StudyRecord, TrialRecord
@@ -19,8 +19,6 @@ BASELINE_METHODS = frozenset({"majority", "tfidf", "tfidf_nb", "embeddings", "fi
 
 #: Fewer blocks than this have no standard deviation, so no bound.
 ENOUGH_BLOCKS = 2
-#: Of fewer blocks two or three are often equal by chance, and the bound then has no doubt in it.
-COMPARABLE_BLOCKS = 4
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,9 @@ class Row:
 def rows(store: Store, study: StudyRecord) -> list[Row]:
     """All trials of the study, baselines among them, ranked.
 
-    Order: confirmed, complete, pruned, running, failed; the first two by lower bound, then all by
-    mean (none last), then trial id, so that the order is total and the same every time.
+    Order: confirmed, complete, pruned, running, failed; the first two by lower bound, those of too
+    few blocks for one below them; then all by mean (none last), then trial id, so that the order is
+    total and the same every time.
     """
     return ranked(queries.trials(store, study.id), study)
 
@@ -144,7 +143,8 @@ def winner(ranked_rows: Sequence[Row]) -> Row | None:
 
 
 def baseline_ahead(ranked_rows: Sequence[Row]) -> Row | None:
-    """The baseline whose bound is highest, if it is above the winner's; else None.
+    """The baseline that ranks highest, if its bound is above the winner's; else None. Where either
+    has too few blocks for a bound to rely on, their means are compared.
 
     Other methods the sampler tried count as well: the user should take whatever is surest.
     """
@@ -159,10 +159,12 @@ def baseline_ahead(ranked_rows: Sequence[Row]) -> Row | None:
     ]
     if not rivals:
         return None
-    top = max(rivals, key=lambda one: (one.lower_bound, one.mean, -one.trial))
-    if best is None or best.lower_bound is None:
+    top = min(rivals, key=_order)
+    if best is None or best.mean is None:
         return top
-    return top if _bound(top) > best.lower_bound else None
+    if few_blocks(top.blocks) or few_blocks(best.blocks):
+        return top if _mean(top) > best.mean else None
+    return top if _bound(top) > _bound(best) else None
 
 
 def first_line(ranked_rows: Sequence[Row]) -> str:
@@ -172,13 +174,14 @@ def first_line(ranked_rows: Sequence[Row]) -> str:
     won = f"best prompt: {_figures(best)}" if best else "no prompt trial is complete yet"
     if best and best.method in BASELINE_METHODS:
         won = f"best trial: {_figures(best)}"
-    if best and best.blocks < COMPARABLE_BLOCKS:
+    if best and few_blocks(best.blocks):
         won += ", too few for a bound to rely on"
     if rival:
-        few = best is not None and rival.blocks < min(best.blocks, COMPARABLE_BLOCKS)
-        doubt = ", few to compare by: give more minutes" if few else ""
+        unsure = few_blocks(rival.blocks) or (best is not None and few_blocks(best.blocks))
+        better = "mean" if unsure else "lower bound"
+        doubt = ", few to compare by: give more minutes" if unsure else ""
         return (
-            f"A baseline has the higher lower bound: {_figures(rival)}{doubt}"
+            f"A baseline has the higher {better}: {_figures(rival)}{doubt}"
             f" (take it with --trial {rival.trial}); {won}"
         )
     return won[0].upper() + won[1:]
@@ -300,10 +303,13 @@ def _bound(one: Row) -> float:
     return -math.inf if one.lower_bound is None else one.lower_bound
 
 
-def _order(one: Row) -> tuple[int, float, float, int]:
+def _mean(one: Row) -> float:
+    return -math.inf if one.mean is None else one.mean
+
+
+def _order(one: Row) -> tuple[int, bool, float, float, int]:
     groups = {"complete": 1, "pruned": 2, "running": 3, "failed": 4}
     group = 0 if one.confirmed else groups.get(one.state, 5)
     # A pruned trial saw few, easy-or-hard blocks: its bound says nothing its mean does not.
-    bound = -_bound(one) if group < 2 else 0.0
-    mean = math.inf if one.mean is None else -one.mean
-    return group, bound, mean, one.trial
+    by_bound = group < 2 and not few_blocks(one.blocks)
+    return group, not by_bound, -_bound(one) if by_bound else 0.0, -_mean(one), one.trial

@@ -153,6 +153,11 @@ def build_pools(
                 )
     for source in asked.templates:
         room_for_text(backbone, source, task.kind)
+        if not is_writable(backbone.tokenizer, read_template(source)):
+            say(
+                f"template {source!r}: holds signs that the model's vocabulary lacks, and reads "
+                "each as its unknown token"
+            )
     for verbalizer in asked.words:
         check_words(verbalizer, backbone.tokenizer, multi_token)
     words = [(v.to_json(), "user") for v in asked.words]

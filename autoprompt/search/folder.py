@@ -152,6 +152,21 @@ class RunFolder:
                     self._sweep(before, fresh)
                 lock.release()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a process holds the lock at this moment."""
+        import filelock
+
+        if not (self.path / _LOCK).exists():
+            return False
+        try:
+            with filelock.FileLock(self.path / _LOCK, timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # not ours to write: whoever works on it is not known
+            return False
+
     def _sweep(self, before: set[str], fresh: bool) -> None:
         """Remove what was not there before, and the folder if it was not."""
         with suppress(OSError):  # must not hide why it ends

@@ -92,6 +92,7 @@ def status(run: OpenRun) -> dict[str, Any]:
         "study": run.study.name,
         "storage": safe_url(run.url),
         "stage": run.study.stage,
+        "active": run.folder.in_use,
         "model": run.study.model,
         "metric": run.study.metric,
         "trials": {

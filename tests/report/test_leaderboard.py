@@ -125,8 +125,25 @@ def test_the_first_line_says_when_a_baseline_had_few_blocks(store, blocks, doubt
               confirm=[0.8] * blocks, baseline=True)  # fmt: skip
     add_trial(store, study, search=steady(0.78), confirm=steady(0.78))
     line = leaderboard.first_line(leaderboard.rows(store, study))
-    assert line.startswith("A baseline has the higher lower bound: ")
+    better = "mean" if doubted else "lower bound"
+    assert line.startswith(f"A baseline has the higher {better}: ")
     assert ("few to compare by" in line) is doubted
+
+
+def test_rows_of_too_few_blocks_for_a_bound_are_ordered_by_their_means(store):
+    study = create(store)
+    equal = add_trial(store, study, settings={"n": 0}, confirm=[0.6, 0.6])
+    better = add_trial(store, study, settings={"n": 1}, confirm=[0.7, 0.9])
+    sure = add_trial(store, study, settings={"n": 2}, confirm=steady(0.5))
+    rival = add_trial(store, study, method="embeddings", template=None, words=None,
+                      confirm=[0.7, 0.7], baseline=True)  # fmt: skip
+    rows = leaderboard.rows(store, study)
+    assert [row.trial for row in rows] == [sure, better, rival, equal]
+    line = leaderboard.first_line(rows)
+    assert line.startswith("A baseline has the higher mean: ")
+    assert "few to compare by" in line
+    alone = [row for row in rows if row.trial in (better, rival)]
+    assert leaderboard.baseline_ahead(alone) is None  # its bound is higher, its mean is not
 
 
 def test_the_first_line_says_when_the_winner_itself_has_few_blocks(store):

@@ -190,7 +190,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "# Prompts in words: what helps",
         "",
         f"`python benchmarks/hard_prompts.py run DATA OUT`, then `collect`: {SHOTS} rows a class, "
-        f"{TRIALS} trials where there is a choice, {rows[0]['rows']} test rows, the built-in model. "
+        f"{TRIALS} trials where there is a choice, {rows[0]['rows']} test rows, built-in model. "
         f"Machine: {platform.machine()}, {os.cpu_count()} CPU cores, no GPU. Test accuracy, "
         "mean ± sd over seeds; in brackets the mean difference to `manual`, seed by seed, and its "
         "standard error, in points.",

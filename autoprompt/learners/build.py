@@ -270,6 +270,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
 
         shrinkage = float(_value(candidate, "shrinkage"))
         return calibrate(SoftVerbalizer(task, workshop, template, words, shrinkage=shrinkage))
+    from autoprompt.learners.auxiliary import Auxiliary
     from autoprompt.learners.demonstrations import Demonstrations
     from autoprompt.learners.prompted import Prompted
 
@@ -294,6 +295,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     training = None if trainable == "none" else _settings(candidate)
     tuned = str(trainable) if trainable in ("bias", "all") else ""
     shown = showing(candidate)
+    weight = _auxiliary_weight(candidate, workshop.backbone)
     return calibrate(
         Prompted(
             task,
@@ -310,6 +312,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
                     shown, task, workshop, template, Verbalizer.from_json(str(candidate["words"]))
                 )
             ),
+            auxiliary=Auxiliary(weight, tuple(workshop.unlabeled)) if weight else None,
         )
     )
 
@@ -368,11 +371,6 @@ def _pet(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     for name, idle in (("trainable", "all"), ("calibration", "none")):
         if (value := candidate.get(name, idle)) != idle:
             raise CandidateError(f"{name}: {value!r}, but 'pet' knows {idle!r} alone; set that")
-    weight = float(candidate.get("auxiliary_weight", 0.0))
-    if not 0.0 <= weight < 1.0:
-        raise CandidateError(f"auxiliary_weight: {weight} is no share; give 0 to below 1")
-    if weight and (problem := no_auxiliary(workshop.backbone)):
-        raise CandidateError(f"auxiliary_weight: {weight}, but {problem}; set 0")
     reduction = str(candidate.get("reduction", "wmean"))
     if reduction not in REDUCTIONS:
         raise CandidateError(
@@ -382,7 +380,7 @@ def _pet(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     settings = PetSettings(
         training=training,
         distillation=replace(training, steps=int(_value(candidate, "distillation_steps"))),
-        auxiliary_weight=weight,
+        auxiliary_weight=_auxiliary_weight(candidate, workshop.backbone),
         repetitions=int(candidate.get("repetitions", 1)),
         generations=int(candidate.get("generations", 1)),
         temperature=float(candidate.get("temperature", 2.0)),
@@ -406,6 +404,21 @@ def read_patterns(text: str) -> tuple[str, ...]:
     if twice:
         raise CandidateError(f"patterns: {twice[0]!r} is there twice; give it once")
     return tuple(found)
+
+
+def _auxiliary_weight(candidate: Candidate, backbone: Backbone) -> float:
+    """The share of the masked-word loss; `CandidateError` where it cannot be."""
+    weight = float(candidate.get("auxiliary_weight", 0.0))
+    if not 0.0 <= weight < 1.0:
+        raise CandidateError(f"auxiliary_weight: {weight} is no share; give 0 to below 1")
+    if weight and (problem := no_auxiliary(backbone)):
+        raise CandidateError(f"auxiliary_weight: {weight}, but {problem}; set 0")
+    if weight and (trainable := candidate.get("trainable", "all")) != "all":
+        raise CandidateError(
+            f"auxiliary_weight: {weight} with trainable {trainable!r}, but it keeps tuned weights "
+            "near the language; set 0, or trainable = 'all'"
+        )
+    return weight
 
 
 def no_auxiliary(backbone: Backbone) -> str:

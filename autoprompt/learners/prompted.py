@@ -13,7 +13,13 @@ import torch
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.answers import Answers
 from autoprompt.learners.asked import Asked
-from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
+from autoprompt.learners.base import (
+    SOFT_PROMPT,
+    WEIGHTS,
+    CandidateError,
+    LearnerError,
+    log_softmax,
+)
 from autoprompt.learners.demonstrations import Beside, Demonstrations
 from autoprompt.learners.stack import Ride, ride_alone
 from autoprompt.learners.training import Settings, batches, unrolled
@@ -275,6 +281,11 @@ class Prompted:
         """The labels' loss and, at every step, that of as many texts without labels."""
         from autoprompt.learners.auxiliary import joined, masked_loss
 
+        if not auxiliary.texts:
+            raise CandidateError(
+                f"auxiliary_weight: {auxiliary.weight} without texts to hide words of; give "
+                "--unlabeled, or set 0"
+            )
         rows = self._rows(auxiliary.texts)[min(self._answers.lengths)]
         masked = masked_loss(self._workshop.backbone, rows, settings, seed)
         each = sum(len(row.ids) for row in rows) / len(rows)

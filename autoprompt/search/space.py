@@ -98,11 +98,19 @@ def check_unlabeled(space: Space, texts: int) -> None:
     """SpaceError where a method is taught with texts without labels and there are none."""
     from autoprompt.learners.build import TAUGHT_UNLABELED
 
+    if texts:
+        return
     for method in space.methods:
-        if method in TAUGHT_UNLABELED and not texts:
+        if method in TAUGHT_UNLABELED:
             raise SpaceError(
                 f"--unlabeled: missing, and {method!r} teaches its classifier with texts without "
                 "labels; give a file of them, or leave its preset out"
+            )
+    for d in space.dimensions:
+        if d.name == AUXILIARY and (not isinstance(d, Choice) or d.options != (0.0,)):
+            raise SpaceError(
+                f"--unlabeled: missing, and {AUXILIARY} hides words of texts without labels; give "
+                f"a file of them, or set space.{AUXILIARY}=0"
             )
 
 

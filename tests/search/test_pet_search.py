@@ -186,3 +186,24 @@ def test_the_templates_that_a_search_found_best_teach_a_classifier_too(
     }
     said = toy.command("export", run, tmp_path / "bundle", "--trial", ours["trial"])
     assert said.code == 0, said.err
+
+
+def test_a_tuned_prompt_may_hide_words_of_unlabelled_texts_beside(
+    toy_data: Path, tiny_model: Path, unlabeled: Path, tmp_path: Path
+) -> None:
+    """`auxiliary_weight` belongs to `hard` as well; the bundle needs no texts any more."""
+    own = tmp_path / "own.toml"
+    own.write_text('include = ["hard"]\n[space]\nmethod = "hard"\nauxiliary_weight = [1e-4]\n')
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    asked = (toy_data, "--model", tiny_model, "--trials", 1, "--preset", own)
+    asked = (*asked, *toy.TINY, *toy.GIVEN_POOLS)
+    said = search(*asked, "--out", run)
+    assert said.code == 2
+    assert "--unlabeled: missing, and auxiliary_weight" in said.err
+    assert not run.exists()
+    said = search(*asked, "--out", run, "--unlabeled", unlabeled)
+    assert said.code == 0, said.err
+    (found,) = [row for row in toy.board(run) if not row["baseline"]]
+    assert (found["state"], found["settings"]["auxiliary_weight"]) == ("complete", 1e-4)
+    assert toy.command("export", run, bundle).code == 0
+    assert toy.command("predict", bundle, toy_data).code == 0

@@ -21,6 +21,7 @@ KINDS: dict[str, type] = {
     "steps": int,
     "batch_size": int,
     "weight_decay": float,
+    "loss": str,
     "shrinkage": float,
     "demonstrations": int,
     "demonstration_policy": str,
@@ -57,6 +58,7 @@ OPEN = ("template", "words", "patterns")  # filled from the candidate pools once
 _KNOWN_OPTIONS: dict[str, tuple[str, ...]] = {
     "readout": ("verbalizer", "head"),
     "trainable": ("none", "verbalizer", "prompt", "bias", "all"),
+    "loss": ("cross_entropy", "hinge"),
     "calibration": ("none", "prior", "contextual"),
     "demonstration_policy": ("random", "filter", "nearest", "diverse"),
     "demonstration_order": ("label", "nearest", "random"),

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+from torch.nn import functional
 
 from autoprompt.models.backbone import Backbone
 from autoprompt.text.verbalizer import WordIds
 
+#: What training lowers, by name.
+LOSSES = ("cross_entropy", "hinge")
 CHUNK = 64  # rows whose whole-vocabulary logits are held at once
+
+
+def hinge(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over rows of `sum over c != y of max(0, 1 + s_c - s_y)`, scores [B, C], targets [B].
+
+    PET's loss for words of several tokens, whose scores are log-probabilities (Schick and Schütze
+    2021b, section 3.1): a class is pushed down until it lies one nat below.
+    """
+    gold = scores.gather(1, targets[:, None])  # [B, 1]
+    beyond = (1.0 + scores - gold).clamp_min(0.0)
+    return (beyond.sum(dim=1) - 1.0).mean()  # the gold class itself gives its margin
+
+
+def loss_of(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """One of LOSSES, from scores [B, C] and targets [B] to a mean over rows."""
+    return hinge if name == "hinge" else functional.cross_entropy
 
 
 class Answers:

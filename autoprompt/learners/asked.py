@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch.nn import functional
 
-from autoprompt.learners.answers import Answers
+from autoprompt.learners.answers import Answers, loss_of
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import Encoded, ModelInputs
 
@@ -15,7 +14,8 @@ from autoprompt.models.inputs import Encoded, ModelInputs
 class Asked:
     """rows by number of masks, what is `held` of their first tokens, and their `targets` [N].
 
-    insert: puts the learned prompt into a batch. count: is told how many tokens are read.
+    insert: puts the learned prompt into a batch. count: is told how many tokens are read. loss: one
+    of LOSSES.
     """
 
     def __init__(
@@ -27,10 +27,12 @@ class Asked:
         targets: torch.Tensor,
         insert: Callable[[ModelInputs], ModelInputs],
         count: Callable[[int], None],
+        loss: str,
     ) -> None:
         self._backbone, self._answers = backbone, answers
         self._rows, self._held, self._targets = rows, held, targets
         self._insert, self._count = insert, count
+        self._loss = loss_of(loss)
 
     def inputs(self, chosen: list[int]) -> list[ModelInputs]:
         """The batch of these rows, for every number of masks."""
@@ -44,11 +46,9 @@ class Asked:
         return found
 
     def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:
-        """Mean cross-entropy of the rows whose answer states these are."""
+        """Mean loss of the rows whose answer states these are."""
         named = dict(zip(self._rows, states, strict=True))
-        return functional.cross_entropy(
-            self._answers.scores(self._backbone, named), self._targets[chosen]
-        )
+        return self._loss(self._answers.scores(self._backbone, named), self._targets[chosen])
 
     def batch_loss(self, chosen: list[int]) -> torch.Tensor:
         """Both, with a pass through the model in between."""

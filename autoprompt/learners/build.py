@@ -189,7 +189,12 @@ def _headed(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
             f"trainable: {trainable!r} with readout 'head', which leaves the model frozen; set "
             "'prompt', or use fine_tuning"
         )
-    for name, idle in (("template", None), ("words", None), ("calibration", "none")):
+    for name, idle in (
+        ("template", None),
+        ("words", None),
+        ("calibration", "none"),
+        ("loss", "cross_entropy"),
+    ):
         if (value := candidate.get(name)) not in (None, idle):
             raise CandidateError(
                 f"{name}: {value!r}, but readout 'head' reads a plain text and no words; leave it "
@@ -429,6 +434,7 @@ def no_auxiliary(backbone: Backbone) -> str:
 
 
 def _settings(candidate: Candidate) -> Settings:
+    from autoprompt.learners.answers import LOSSES
     from autoprompt.learners.training import Settings
 
     learned = candidate["method"] in LEARNED_PROMPTS
@@ -436,6 +442,9 @@ def _settings(candidate: Candidate) -> Settings:
     # A network moves its vectors by all its weights at once: it bears a tenth of their rate.
     direct = candidate.get("reparametrisation", "direct") == "direct"
     rate = "prompt_learning_rate" if direct else "network_learning_rate"
+    loss = str(candidate.get("loss", LOSSES[0]))
+    if loss not in LOSSES:
+        raise CandidateError(f"loss: {loss!r} is unknown; choose one of {', '.join(LOSSES)}")
     return Settings(
         learning_rate=float(_value(candidate, "learning_rate")) if tuned else 0.0,
         prompt_learning_rate=float(_value(candidate, rate)) if learned else 0.0,
@@ -443,6 +452,7 @@ def _settings(candidate: Candidate) -> Settings:
         steps=int(_value(candidate, "prompt_steps" if learned else "steps")),
         batch_size=int(_value(candidate, "batch_size")),
         weight_decay=float(candidate.get("weight_decay", 0.0)),
+        loss=loss,
     )
 
 

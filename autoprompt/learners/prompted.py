@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from autoprompt.data.task import Example, Task
-from autoprompt.learners.answers import Answers
+from autoprompt.learners.answers import LOSSES, Answers
 from autoprompt.learners.asked import Asked
 from autoprompt.learners.base import (
     SOFT_PROMPT,
@@ -266,6 +266,7 @@ class Prompted:
             labels.to(backbone.device),
             self._inserted,
             self._read,
+            self._training.loss if self._training else LOSSES[0],
         )
 
     def _read(self, tokens: int) -> None:

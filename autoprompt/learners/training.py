@@ -28,6 +28,7 @@ class Settings:
     weight_decay: float = 0.0
     prompt_learning_rate: float = 0.0
     prompt_rate: str = "prompt_learning_rate"  # what the user calls that
+    loss: str = "cross_entropy"  # what is lowered where answers are read through words
 
 
 def batches(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:

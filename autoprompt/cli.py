@@ -190,6 +190,8 @@ def export(
     from autoprompt.search import opened
 
     with opened.open_run(run) as found:
+        if line := opened.unfinished(found):
+            print(line, file=sys.stderr)
         row = opened.export(found, bundle, trial, peft=peft)
     typer.echo(f"{bundle}: trial {row.trial} ({row.method})")
 

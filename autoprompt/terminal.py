@@ -106,7 +106,7 @@ def pool_lines(document: dict[str, Any], out: Path) -> list[str]:
 
 
 def run_test(path: Path, data: str, columns: Columns, again: bool) -> dict[str, Any]:
-    from autoprompt.search.opened import examine, open_run
+    from autoprompt.search.opened import examine, open_run, unfinished
 
     with open_run(path) as run, run.folder.locked():
         from autoprompt.search import exam
@@ -115,7 +115,10 @@ def run_test(path: Path, data: str, columns: Columns, again: bool) -> dict[str, 
         found = _read(data, columns, run.columns, run.task.kind)
         run.task.label_ids(found.examples)
         quiet()
-        return examine(run, found, _progress(Clock(None)))
+        say = _progress(Clock(None))
+        if line := unfinished(run):
+            say(line)
+        return examine(run, found, say)
 
 
 def run_report(path: Path) -> list[str]:

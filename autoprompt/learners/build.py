@@ -384,7 +384,13 @@ def _pet(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
     training = _settings(candidate)
     settings = PetSettings(
         training=training,
-        distillation=replace(training, steps=int(_value(candidate, "distillation_steps"))),
+        distillation=replace(
+            training,
+            steps=int(_value(candidate, "distillation_steps")),
+            learning_rate=float(
+                candidate.get("distillation_learning_rate", training.learning_rate)
+            ),
+        ),
         auxiliary_weight=_auxiliary_weight(candidate, workshop.backbone),
         repetitions=int(candidate.get("repetitions", 1)),
         generations=int(candidate.get("generations", 1)),

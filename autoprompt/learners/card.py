@@ -174,6 +174,11 @@ def _figures(metrics: Mapping[str, Any]) -> str:
 def _limits(described: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     rows = provenance.get("labelled_rows")
     seen = f"It was made from {rows} labelled rows. " if rows else ""
+    if described["settings"].get("fidelity") == "reference":
+        seen += (
+            "With `fidelity = reference` an answer depends on the rows beside it and on chance, as "
+            "in the reference code. "
+        )
     return (
         f"## Limits\n\n{seen}Texts unlike those may get a confident wrong label, and it always "
         "answers with one of its labels. Probabilities are not calibrated to frequencies. "

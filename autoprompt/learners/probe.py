@@ -102,7 +102,9 @@ def unfit(
             together = answer(finished.insert(backbone.batch(rows), backbone))
             alone = answer(finished.insert(backbone.batch(rows[:1]), backbone))
             bare = answer(backbone.batch(rows[:1]))
-    if float((alone - together[:1]).abs().max()) > APART:
+    # the reference's dynamic prompts draw when they answer, and read padding: that was asked for
+    quirky = candidate.get("fidelity", "sane") == "reference"
+    if not quirky and float((alone - together[:1]).abs().max()) > APART:
         return "an answer depends on the padding beside it"
     if float((alone - bare).abs().max()) < LEAST:
         return "the prompt changes no answer"

@@ -24,7 +24,7 @@ from autoprompt.prompts.base import (
     saved_vectors,
     whole,
 )
-from autoprompt.text.placement import POSITIONS, Placed, place
+from autoprompt.text.placement import POSITIONS, SLOTS, Placed, place
 from autoprompt.text.template import Piece, Template
 
 
@@ -105,6 +105,6 @@ def read(values: Mapping[str, object]) -> DeepHidden:
     unusable."""
     return DeepHidden(
         whole(values, "prompt_length"),
-        chosen(values, "prompt_position", POSITIONS),
+        chosen(values, "prompt_position", (*POSITIONS, SLOTS)),
         chosen(values, "prompt_init", INITIALISATIONS),
     )

@@ -23,7 +23,7 @@ from autoprompt.prompts.base import (
     saved_vectors,
     whole,
 )
-from autoprompt.text.placement import POSITIONS, Placed, place
+from autoprompt.text.placement import POSITIONS, SLOTS, Placed, place
 from autoprompt.text.template import Template
 
 #: direct: none. mlp, lstm: of the few-shot code. lstm_lama: of the knowledge probing code, half as
@@ -109,6 +109,6 @@ def read(values: Mapping[str, object]) -> PTuning:
     unusable."""
     return PTuning(
         whole(values, "prompt_length"),
-        chosen(values, "prompt_position", POSITIONS),
+        chosen(values, "prompt_position", (*POSITIONS, SLOTS)),
         chosen(values, "reparametrisation", REPARAMETRISATIONS),
     )

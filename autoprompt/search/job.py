@@ -33,6 +33,8 @@ from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.reserve import after_combining, after_search
 from autoprompt.search.settings import Options
 from autoprompt.search.space import (
+    check_rates,
+    check_read,
     check_unlabeled,
     fitting,
     open_space,
@@ -81,6 +83,8 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
         settings = prepared.settings
         space, own = preset_texts(open_space(settings, prepared.pool))
         check_unlabeled(space, len(prepared.unlabeled))
+        check_rates(space)
+        check_read(space, bool(settings.templates), bool(settings.words))
         texts = own | settings.config.space
         asked = read_asked(
             settings.templates, settings.words, texts, prepared.task, slotless(space)
@@ -264,6 +268,7 @@ def _search(
                 patient=not count,
             )
             studies.enqueue_next(optuna_study, firsts)
+            studies.seed_sampler(optuna_study, bench.seed, count + len(crew))
             crew.enter(objective)
             if ended:
                 break

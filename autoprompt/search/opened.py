@@ -110,6 +110,16 @@ def status(run: OpenRun) -> dict[str, Any]:
     }
 
 
+def unfinished(run: OpenRun) -> str:
+    """One line where the search has not ended, '' where it has: its winner may still change."""
+    if run.study.stage == "done":
+        return ""
+    return (
+        f"RUN {run.folder.path}: its search has not ended (stage {run.study.stage}), so its winner "
+        "may still change; run the same search command again to finish it"
+    )
+
+
 def leaderboard(run: OpenRun) -> list[Row]:
     return rows(run.store, run.study)
 

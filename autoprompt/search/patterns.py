@@ -103,6 +103,7 @@ def pet_of(ranked: Sequence[Row], patterns: int = 3) -> Candidate | None:
             "auxiliary_weight": 0.0,
             "repetitions": 1,
             "generations": 1,
+            "distillation_learning_rate": 2e-4,
             "distillation_steps": 120,
             "temperature": 2.0,
             "reduction": "wmean",

@@ -6,6 +6,7 @@ Knows spaces and settings, no study.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from autoprompt.data.task import Task
@@ -13,12 +14,13 @@ from autoprompt.learners.prompt_pool import INIT, METHOD, POOL, PromptPool
 from autoprompt.search import study as studies
 from autoprompt.search.choices import PATTERNS, TEMPLATE, WORDS
 from autoprompt.search.settings import Settings
+from autoprompt.text import manual
 from search_spaces import presets
 from search_spaces.candidate import Candidate
-from search_spaces.dimension import Choice, Dimension, SpaceError
+from search_spaces.dimension import Choice, Dimension, Integer, SpaceError
 from search_spaces.space import Space
 
-AUXILIARY = "auxiliary_weight"
+AUXILIARY, LENGTH = "auxiliary_weight", "prompt_length"
 
 
 def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
@@ -126,6 +128,12 @@ def fitting(
     from autoprompt.learners.probe import unfit
     from autoprompt.models.backbone import ModelError
 
+    space = _within(space, task, workshop.backbone, say)
+    if "reference" in _options(space, "fidelity"):
+        say(
+            "fidelity 'reference': answers of such dynamic prompts depend on the rows beside them, "
+            "as in the reference code; leave it out for prompts that are to be used"
+        )
     reasons: dict[str, str] = {}
     unreadable: set[str] = set()
     for method in space.methods:
@@ -157,6 +165,92 @@ def fitting(
         first = next(iter(reasons.values()))
         raise ModelError(f"model: {first}")
     return space.override("method", left if len(left) > 1 else left[0])
+
+
+def _options(space: Space, name: str) -> tuple[Any, ...]:
+    found = (d for d in space.dimensions if d.name == name and isinstance(d, Choice))
+    return tuple(option for d in found for option in d.options)
+
+
+def _within(space: Space, task: Task, backbone: Any, say: Callable[[str], None]) -> Space:
+    """The space without prompts that are so long that the model could read no text beside them and
+    the usual template, told in a line. SpaceError where not one is left."""
+    if LENGTH not in space.names:
+        return space
+    from autoprompt.learners.probe import room_for_text
+
+    template = manual.default_template(task.kind, onwards=backbone.reads_onwards)
+    most = room_for_text(backbone, template, task.kind) - 1
+    kept: list[Dimension] = []
+    longest = 0
+    for d in space.dimensions:
+        if d.name == LENGTH and isinstance(d, Choice):
+            lengths = [int(option) for option in d.options]
+            fitting_ones = tuple(length for length in lengths if length <= most)
+            longest, least = max(longest, *lengths), min(lengths)
+            d = replace(d, options=fitting_ones) if fitting_ones else d
+        elif d.name == LENGTH and isinstance(d, Integer):
+            longest, least = max(longest, d.high), d.low
+            d = replace(d, high=min(d.high, most)) if least <= most else d
+        else:
+            kept.append(d)
+            continue
+        if least > most:
+            raise SpaceError(
+                f"space.{LENGTH}: {LENGTH}: {least} leaves no room for a text, as "
+                f"{backbone.name!r} reads {backbone.max_length} tokens; use a shorter one, at most "
+                f"{most}"
+            )
+        kept.append(d)
+    if longest > most:
+        say(
+            f"{LENGTH}: at most {most} is tried; {longest} leaves no room for a text, as "
+            f"{backbone.name!r} reads {backbone.max_length} tokens"
+        )
+    return Space(tuple(kept))
+
+
+def check_rates(space: Space) -> None:
+    """SpaceError where weights are to be tuned beside a learned prompt without a rate for them."""
+    from autoprompt.learners.build import LEARNED_PROMPTS
+
+    for method in space.methods:
+        if method not in LEARNED_PROMPTS:
+            continue
+        mine = {
+            option
+            for d in space.dimensions
+            if d.name == "trainable" and isinstance(d, Choice)
+            if method in dict(d.when).get("method", (method,))
+            for option in d.options
+        }
+        for trainable in sorted(mine & {"bias", "all"}):
+            values = {"method": method, "trainable": trainable, "readout": "verbalizer"}
+            if "learning_rate" not in space.active(values):
+                raise SpaceError(
+                    f"space.trainable: {trainable!r} tunes weights beside the prompt of {method!r} "
+                    "and needs a learning_rate, which the preset has not; write a preset of your "
+                    f"own (a TOML file) with include = [{method!r}], trainable and learning_rate"
+                )
+
+
+def check_read(space: Space, templates: bool, words: bool) -> None:
+    """SpaceError where templates or words were given and no method reads any."""
+    read = {
+        name
+        for method in space.methods
+        for readout in _readouts(space, method) or ("verbalizer",)
+        for name in space.active({"method": method, "readout": readout})
+    }
+    for given, names, option in (
+        (templates, {TEMPLATE, PATTERNS}, "--template"),
+        (words, {WORDS}, "--words"),
+    ):
+        if given and not names & read:
+            raise SpaceError(
+                f"{option}: given, but nothing in this space ({', '.join(space.methods)}) reads "
+                "it; leave it out, or add a preset that asks in words"
+            )
 
 
 def _readouts(space: Space, method: str) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from autoprompt.search.choices import PATTERNS, TEMPLATE, WORDS, WORDS_RECIPE, P
 from autoprompt.search.funnel import GIVEN
 from autoprompt.search.pruners import wilcoxon
 from autoprompt.search.samplers import derived_seed, tpe
+from autoprompt.text.placement import SLOTS, slots
+from autoprompt.text.template import parse
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, Integer
 from search_spaces.space import Space
@@ -65,8 +67,7 @@ def database_errors(url: str) -> Iterator[None]:
 def open_study(url: str, name: str, seed: int, metric: str) -> optuna.study.Study:
     """Create or load the Optuna study beside our tables.
 
-    The sampler's seed differs by the number of trials already there: a resumed run continues
-    instead of replaying its first suggestions.
+    Its sampler is to be seeded for each trial (`seed_sampler`).
     """
     storage = _storage(url)
     with warnings.catch_warnings():
@@ -80,9 +81,14 @@ def open_study(url: str, name: str, seed: int, metric: str) -> optuna.study.Stud
         )
         if study.metric_names is None:
             study.set_metric_names([metric])
-    count = len(study.get_trials(deepcopy=False))
-    study.sampler = tpe(derived_seed(seed, "sampler", count))
+    seed_sampler(study, seed, 0)
     return study
+
+
+def seed_sampler(study: optuna.study.Study, seed: int, number: int) -> None:
+    """What it suggests next depends on the trials before and on this number alone: a run that was
+    interrupted goes on as it would have without."""
+    study.sampler = tpe(derived_seed(seed, "sampler", number))
 
 
 def _storage(url: str) -> optuna.storages.RDBStorage:
@@ -128,7 +134,8 @@ def typical(space: Space, method: str, rows: int) -> dict[str, Any]:
 
 def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
     """What is tried first: the user's prompts by every method, then the best ranked and the
-    default ones: all the untrained (they cost next to nothing), then the first few trained."""
+    default ones: all the untrained (they cost next to nothing), then the first few trained, one by
+    every method at least."""
     own: list[dict[str, Any]] = []
     untrained: list[dict[str, Any]] = []
     trained: list[dict[str, Any]] = []
@@ -145,7 +152,8 @@ def first_params(space: Space, pools: Pools, rows: int) -> list[dict[str, Any]]:
             costly = not {"steps", "prompt_steps", "trigger_steps"}.isdisjoint(values)
             row = own if given else trained if costly else untrained
             row.append(space.params(values))
-    return [*own, *untrained, *trained[:FIRST_TRAINED]]
+    methods = len({params["method"] for params in trained}) if len(space.methods) > 1 else 1
+    return [*own, *untrained, *trained[: max(FIRST_TRAINED, methods)]]
 
 
 def enqueue_next(study: optuna.study.Study, firsts: deque[dict[str, Any]]) -> None:
@@ -270,7 +278,8 @@ def _host() -> str:
 def resolve(candidate: Candidate, pools: Pools) -> Candidate:
     """Short ids replaced by the texts they stand for: what learners take and digests cover.
 
-    Label words proposed from the rows carry their recipe, so that a block can choose them anew.
+    Label words proposed from the rows carry their recipe, so that a block can choose them anew. A
+    template's own soft tokens are the prompt's length and place, whatever was suggested.
     """
     changes: dict[str, Any] = {}
     for name in (TEMPLATE, PATTERNS, WORDS):
@@ -279,6 +288,9 @@ def resolve(candidate: Candidate, pools: Pools) -> Candidate:
             changes[name] = entry.text
             if name == WORDS and entry.source not in GIVEN:
                 changes[WORDS_RECIPE] = entry.source
+    length = slots(parse(changes[TEMPLATE])) if TEMPLATE in changes else 0
+    if length and "prompt_position" in candidate.values:
+        changes |= {"prompt_position": SLOTS, "prompt_length": length}
     return candidate.replace(**changes)
 
 

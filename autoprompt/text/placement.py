@@ -10,6 +10,8 @@ from autoprompt.text.template import Part, Template, TemplateError
 #: after_bos: before the template, behind that token. before_cue: before the words around the mask.
 #: end: behind the template. split: the first half after_bos, the rest at the end.
 POSITIONS = ("front", "after_bos", "before_cue", "end", "split")
+#: Where a template's own `{soft:N}` stand: no choice of a search, but what such a prompt has.
+SLOTS = "slots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,15 @@ def place(template: Template, position: str, length: int) -> Placed:
     """Put `length` soft tokens at one of POSITIONS.
 
     A template with `{soft:N}` of its own already says where they stand and how many they are.
+    `TemplateError` for the position SLOTS without one.
     """
     if slots(template):
         return Placed(template)
+    if position == SLOTS:
+        raise TemplateError(
+            f"prompt_position: {SLOTS!r} with template {str(template)!r}, which has no {{soft:N}}; "
+            "write one, or choose another position"
+        )
     if position == "front":
         return Placed(template, length)
     parts = template.parts

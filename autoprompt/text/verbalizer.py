@@ -169,7 +169,7 @@ def check_words(verbalizer: Verbalizer, tokenizer: Any, multi_token: str = "mask
                 pieces = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
                 raise VerbalizerError(
                     f"words: {word!r} of label {label!r} is {len(ids)} tokens ({pieces}); "
-                    "choose a word of one token, or set words.multi_token = masks"
+                    "choose a word of one token, or a masked model with words.multi_token = masks"
                 )
             if ids in owner:
                 other_word, other_label = owner[ids]

@@ -343,3 +343,28 @@ def test_minutes_are_kept_and_end_in_a_bundle(
     assert sum(row["state"] == "complete" and not row["baseline"] for row in found) >= 3
     status = command("status", run, "--json").document
     assert status["best"]["blocks"] == 2  # confirmed
+
+
+def test_a_run_in_two_calls_tries_what_one_call_tries(
+    tmp_path: Path, tiny_model: Path, toy_data: Path
+) -> None:
+    """Also where the sampler chooses, which is from the eleventh trial on."""
+    small = ("--preset", "soft_verbalizer", "blocks.seeds=1", "ensemble.top=0", *QUICK)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    toy.search(toy_data, whole, tiny_model, "--trials", 15, *small)
+    toy.search(toy_data, parted, tiny_model, "--trials", 12, *small)
+    toy.search(toy_data, parted, tiny_model, "--trials", 15, *small)
+    chosen = [[trial.params for trial in _optuna_trials(run)] for run in (whole, parted)]
+    assert len(chosen[0]) == 15
+    assert chosen[0] == chosen[1]
+
+
+def test_a_test_before_the_searchs_end_says_so(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    file = toy.write_csv(tmp_path / "test.csv", toy.rows(6, first=45))
+    with Store.open(_url(run), create=False) as store:
+        store.update_study(queries.studies(store)[0].id, stage="confirm")
+    for verb in (("test", run, file), ("export", run, tmp_path / "bundle")):
+        said = command(*verb)
+        assert said.code == 0, said.err
+        assert "its search has not ended (stage confirm)" in said.err

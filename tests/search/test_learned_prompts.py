@@ -10,6 +10,11 @@ import pytest
 import toy
 
 from autoprompt import plugins
+from autoprompt.search import study as studies
+from autoprompt.search.choices import Pools
+from search_spaces import presets
+from search_spaces.space import Space
+from storage.records import PoolEntry
 
 METHODS = plugins.names("autoprompt.prompts")
 PAIR = ("--words", "bad=terrible", "good=great")
@@ -75,22 +80,27 @@ def test_slots_of_a_template_are_trained(toy_data: Path, tiny_model: Path, tmp_p
     toy.search(toy_data, run, tiny_model, *given, *PAIR)
     trials = [row for row in toy.board(run) if row["method"] == "prompt_tuning"]
     assert {row["template"] for row in trials} == {source}
+    own = {(row["settings"]["prompt_length"], row["settings"]["prompt_position"]) for row in trials}
+    assert own == {(3, "slots")}
 
 
 def test_a_prompt_longer_than_the_model_reads_fails_the_trial_not_the_study(
     toy_data: Path, tiny_model: Path, tmp_path: Path
 ):
-    run = tmp_path / "run"
-    lengths = ("--preset", "prompt_tuning", "--trials", 4, "space.prompt_length=[2, 80]")
-    pools = ('space.template=["{text} it was {mask} ."]', "space.prompt_position=front", NO_BUNDLE)
-    toy.search(toy_data, run, tiny_model, *lengths, *pools, *PAIR)
+    """The usual template leaves room beside 50 tokens, this one none; 80 are known to be too many
+    before the search, and are not tried."""
+    run, long = tmp_path / "run", " ".join(["film"] * 12)
+    lengths = ("--preset", "prompt_tuning", "--trials", 6, "space.prompt_length=[2, 50, 80]")
+    pools = (f'space.template=["{long} {{text}} it was {{mask}} ."]', NO_BUNDLE)
+    front = "space.prompt_position=front"
+    said = toy.search(toy_data, run, tiny_model, *lengths, *pools, front, *PAIR)
+    assert "is tried; 80 leaves no room for a text, as" in said.err
     states = {
         row["settings"]["prompt_length"]: row["state"]
         for row in toy.board(run)
         if row["method"] == "prompt_tuning"
     }
-    assert states[2] == "complete"
-    assert states.get(80, "failed") == "failed"
+    assert states == {2: "complete", 50: "failed"}
 
 
 def test_prompts_that_no_candidate_could_use_are_refused(
@@ -104,9 +114,44 @@ def test_prompts_that_no_candidate_could_use_are_refused(
         ("prefix_tuning", (own, "space.prompt_length=80"), "reads 64 tokens; use a shorter one"),
         ("prompt_tuning", (long,), "{soft:80} {mask} .': leaves no room for a text"),
         ("dynamic", (slot,), "{soft:N} is not trained by dynamic; leave it out"),
+        ("prompt_tuning", (own, "space.trainable=bias"), "needs a learning_rate, which the preset"),
+        ("p_tuning_v2", ("space.readout=head", "--template", "{text} {mask}"), "--template: given"),
     ):
         run = tmp_path / "runs" / "run"
         asked = ("--preset", preset, "--trials", 1, "--model", tiny_model, *toy.TINY)
         found = toy.command("search", toy_data, "--out", run, *asked, *given, *PAIR)
         assert (found.code, said in found.err) == (2, True), found.err
         assert list(tmp_path.iterdir()) == []
+
+
+def test_the_quirks_of_the_reference_can_be_searched_and_are_told(
+    toy_data: Path, tiny_model: Path, tmp_path: Path
+):
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    pools = ('space.template=["{text} it was {mask} ."]', NO_BUNDLE, "space.fidelity=reference")
+    said = toy.search(
+        toy_data, run, tiny_model, "--preset", "dynamic", "--trials", 1, *pools, *PAIR
+    )
+    assert "fidelity 'reference': answers of such dynamic prompts depend on the rows" in said.err
+    (trial,) = [row for row in toy.board(run) if row["method"] == "dynamic"]
+    assert (trial["state"], trial["settings"]["fidelity"]) == ("complete", "reference")
+    assert toy.command("export", run, bundle).code == 0
+    assert "an answer depends on the rows beside it" in (bundle / "README.md").read_text("utf-8")
+
+
+def test_every_method_has_a_first_trial():
+    """However many are merged, and though the untrained come first."""
+    names = (*METHODS, "zero_shot", "hard")
+    space = Space.merge(*(presets.load(name) for name in names)).override("readout", "verbalizer")
+    pools = Pools(
+        tuple(
+            PoolEntry(kind, f"{kind[0]}{number}", text, "manual", 0.0)
+            for number in range(4)
+            for kind, text in (("template", f"{{text}} {number} {{mask}}"), ("words", str(number)))
+        )
+        + tuple(PoolEntry("first", f"f{n}", f"t{n} w{n}", "rank", 0.0) for n in range(4))
+    )
+    firsts = studies.first_params(studies.with_pools(space, pools), pools, rows=32)
+    methods = [params["method"] for params in firsts]
+    assert methods[:4] == ["zero_shot"] * 4
+    assert sorted(methods[4:]) == sorted((*METHODS, "hard"))

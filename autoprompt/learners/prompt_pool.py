@@ -93,6 +93,10 @@ class PromptPool:
             ) from error
 
 
+class _Unfit(ValueError):
+    """A description that lacks something, in words for people."""
+
+
 def row_key(example: Example) -> str:
     """What a pool remembers of a text that trained it: no words of it."""
     return hashlib.sha256(content_key(example).encode("utf-8")).hexdigest()[:KEY]
@@ -110,13 +114,13 @@ def open_pool(folder: Path) -> PromptPool:
                 "version that wrote it, or train the pool anew"
             )
         if {name: type(value) for name, value in described["prompt"].items()} != VALUES:
-            raise TypeError(f"prompt does not hold {', '.join(VALUES)}")
+            raise _Unfit(f"prompt does not hold {', '.join(VALUES)}")
         if not isinstance(described["seen"], list):
-            raise TypeError("seen is no list")
+            raise _Unfit("seen is no list")
         pool = PromptPool(folder, described, frozenset(described["seen"]))
         for value in (pool.model, described["model"]["revision"], described["tensors"]):
             if not value:
-                raise KeyError("a value is empty")
+                raise _Unfit("a value is empty")
         if pool.digest != _digest(described):
             raise PoolError(
                 f"--pool {path}: is not the file that was saved (sha256 differs); copy the pool "
@@ -129,8 +133,10 @@ def open_pool(folder: Path) -> PromptPool:
     except PoolError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        what = f": {error}" if isinstance(error, json.JSONDecodeError | _Unfit) else ""
         raise PoolError(
-            f"--pool {path}: is damaged ({error}); copy the pool again, or train it anew"
+            f"--pool {path}: is no description of a pool{what}; copy the pool again, or train it "
+            "anew"
         ) from error
     _check_tensors(folder, described["tensors"])
     return pool

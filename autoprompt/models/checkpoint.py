@@ -229,7 +229,7 @@ def _check_connection(name: str) -> None:
 def _not_loaded(name: str, error: BaseException) -> str:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return (
-        f"model: {name!r} cannot be loaded ({first.strip().rstrip('.')}); check its name and files"
+        f"model: {name!r} cannot be loaded ({first.strip().rstrip('.:')}); check its name and files"
     )
 
 

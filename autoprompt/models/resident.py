@@ -366,6 +366,11 @@ class Resident:
             ).logits
             index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, whole.shape[-1])
             short = self.vocabulary_logits(self.answer_states(inputs))
+        if not bool(whole.isfinite().all()):
+            raise ModelError(
+                f"model: {self.name!r} answers with no numbers, so its weights hold some that are "
+                "not finite; give a sound checkpoint"
+            )
         if not torch.allclose(short, whole.gather(1, index).float(), rtol=1e-3, atol=1e-3):
             raise ModelError(
                 f"model: {self.name!r} ({self._model.config.model_type}) answers differently from "

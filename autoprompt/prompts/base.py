@@ -186,7 +186,8 @@ def chosen(values: Mapping[str, object], name: str, known: tuple[str, ...]) -> s
     """A candidate's value that must be one of some names."""
     value = values.get(name)
     if value not in known:
-        raise PromptError(f"{name}: {value!r} is unknown; choose one of {', '.join(known)}")
+        method = f" for {values['method']!r}" if "method" in values else ""
+        raise PromptError(f"{name}: {value!r} is no choice{method}; take one of {', '.join(known)}")
     return str(value)
 
 

@@ -130,7 +130,7 @@ def _generated(
         seconds=seconds,
     )
     if not found:
-        raise ModelError(f"{writer.name!r} finished no valid template in time")
+        raise ModelError(f"{writer.name!r} finished no valid template in its time or steps")
     return found
 
 

@@ -188,12 +188,12 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
         ("fraction", {"schema": 2.0}, "has schema 2.0"),
         ("other", {"sha256": "0" * 64}, r"pool\.json: .* \(sha256 differs\)"),
         ("tensors", {"tensors": "0" * 64}, r"pool\.safetensors: .* \(sha256 differs\)"),
-        ("half", {"model": {}}, "is damaged"),
-        ("list", {"prompt": [1]}, "is damaged"),
-        ("pairs", {"prompt": [["prompt_length", 4]]}, "is damaged"),
+        ("half", {"model": {}}, "is no description of a pool"),
+        ("list", {"prompt": [1]}, "is no description of a pool"),
+        ("pairs", {"prompt": [["prompt_length", 4]]}, "is no description of a pool"),
         ("less", {"prompt": {**good, "prompt_length": "4"}}, "prompt does not hold"),
         ("more", {"prompt": {**good, "learning_rate": 3.0}}, "prompt does not hold"),
-        ("seen", {"seen": "abc"}, "is damaged"),
+        ("seen", {"seen": "abc"}, "is no description of a pool"),
     ):
         with pytest.raises(PoolError, match=said):
             open_pool(broken(small_pool, tmp_path / name, **changes))
@@ -203,7 +203,7 @@ def test_what_is_no_pool_is_refused(small_pool: Path, tmp_path: Path) -> None:
         open_pool(without)
     for content in (b"\xff{", b"[" * 100_000, b"[]", b"null"):
         (without / DESCRIPTION).write_bytes(content)
-        with pytest.raises(PoolError, match="is damaged"):
+        with pytest.raises(PoolError, match="is no description of a pool"):
             open_pool(without)
 
 

@@ -156,3 +156,15 @@ def test_revision_of_a_folder_follows_its_content(
     with (folder / "config.json").open("a") as handle:
         handle.write("\n")
     assert folder_digest(folder) != revision
+
+
+def test_weights_that_are_no_numbers_are_told_as_such(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForMaskedLM
+
+    broken = copy(tiny_checkpoint("bert"), tmp_path / "broken")
+    model = AutoModelForMaskedLM.from_pretrained(broken)
+    model.get_input_embeddings().weight.data.fill_(float("nan"))
+    model.save_pretrained(broken)
+    assert "weights hold some that are not finite" in refused(broken)

@@ -19,7 +19,7 @@ import torch
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from autoprompt.models import layers, prefix
+from autoprompt.models import layers, packing, prefix
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.decoding import Memory, shared
 from autoprompt.models.heads import Head
@@ -33,6 +33,7 @@ LONGEST = 512
 # oneDNN compiles bf16 kernels for each shape it meets and keeps them: padded to every length, 100
 # short trials took 5 % more memory and several times the CPU.
 BF16_MULTIPLE = 8
+PACKED_MULTIPLE = 64  # of the tokens of a whole batch
 
 
 class Resident:
@@ -223,6 +224,8 @@ class Resident:
         more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
         past = inputs.past
         seen: AbstractContextManager[Any] = nullcontext()
+        if answer and self._packs(inputs):
+            return self._packed(inputs, embedded)
         if (inputs.offset or past is not None) and self._first_position is not None:
             places = torch.arange(embedded.shape[1], device=embedded.device).unsqueeze(0)
             places = places + (inputs.offset if past is None else past.lengths.unsqueeze(1))
@@ -252,6 +255,54 @@ class Resident:
                     use_cache=False,
                 )
         return states
+
+    def _packs(self, inputs: ModelInputs) -> bool:
+        """Whether a batch is read without its padding: much of it is padding, on a CPU, and nothing
+        stands between the layers or before their keys."""
+        plain = inputs.prefix is None and inputs.deep is None and inputs.past is None
+        plain = plain and not prefix.active()
+        if not plain or self.device != "cpu" or self._first_position is None or self._decoder:
+            return False
+        real = int(inputs.attention_mask.sum())
+        return inputs.attention_mask.numel() >= packing.WORTH * real and self._can_pack
+
+    @cached_property
+    def _can_pack(self) -> bool:
+        """Whether rows that are read together answer as in a batch: tried, not looked up."""
+        for name in ("sliding_window", "attention_chunk_size", "local_attention"):
+            width = getattr(self._model.config, name, None)
+            if width is not None and width < self.max_length:
+                return False  # a token would not see its whole row
+        texts = "a", "a b c d e f g h"
+        batch = self.batch([self.encode([Piece("words", text), Piece("mask")]) for text in texts])
+        self.__dict__["_can_pack"] = False  # the batch as it is, for comparison
+        with torch.no_grad(), self.exactly():
+            own = self._states(batch, answer=True)
+            try:
+                found = self._packed(batch, self.embed(batch.input_ids))
+            except (AttributeError, TypeError, IndexError, RuntimeError, ModelError):
+                return False
+        real = batch.attention_mask.bool()
+        return torch.allclose(found[real], own[real], rtol=1e-3, atol=1e-3)
+
+    def _packed(self, inputs: ModelInputs, embedded: torch.Tensor) -> torch.Tensor:
+        """Last hidden states of rows that are read one behind the other, zero at padding."""
+        multiple = PACKED_MULTIPLE if self.precision == "bf16" and not self._exact else 1
+        rows = packing.Rows(inputs.attention_mask, multiple)
+        length = embedded.shape[1]
+        places = torch.arange(length, device=embedded.device).expand(len(embedded), length)
+        places = (places + inputs.offset).clamp_max(self.max_length - 1)
+        places = places + (self._first_position or 0)
+        more = {"position_ids": rows.together(places)}
+        if inputs.token_type_ids is not None:
+            more["token_type_ids"] = rows.together(inputs.token_type_ids)
+        with self._autocast(), packing.put(self._attentions.configs, rows):
+            states = self._through(
+                self._trunk, inputs_embeds=rows.together(embedded), **more, **self._fixed
+            )
+        if not rows.called:
+            raise ModelError(f"model: {self.name!r} has an attention of its own")
+        return rows.apart(states)
 
     def _through(self, part: Any, **given: Any) -> torch.Tensor:
         """What the trunk or the decoder makes of its inputs: last hidden states.

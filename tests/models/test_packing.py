@@ -1,0 +1,124 @@
+"""Rows read one behind the other, without padding: the answers and gradients of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoprompt.models.load import load_model
+from autoprompt.models.packing import Rows
+from autoprompt.text.placement import place
+from autoprompt.text.template import parse, render
+
+TEXTS = ("a moving story", "the plot was dull , boring and very , very bad", "good", "a film !")
+PACKING = ("bert", "roberta", "electra", "xlm-roberta", "albert", "gpt2", "llama")
+#: Positions by distance, an attention of its own, near tokens only, a decoder.
+NOT_PACKING = ("deberta", "modernbert", "t5", "bart")
+
+
+def held(family: str, tiny_checkpoint: Callable[..., Path]) -> Any:
+    return load_model(str(tiny_checkpoint(family)), device="cpu", precision="fp32")
+
+
+def in_doubles(backbone: Any) -> None:
+    backbone._model.double()
+    backbone.weights.embeddings.base = backbone.weights.embeddings.base.double()
+
+
+def batch_of(backbone: Any, lead: int = 0) -> Any:
+    template = place(parse("{text} it was {mask}"), "front", lead)
+    rows = [
+        backbone.encode(render(template.template, text), 1, template.lead, template.reserve)
+        for text in TEXTS
+    ]
+    return backbone.batch(rows)
+
+
+def answered(backbone: Any, inputs: Any, *, packed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Answer states, and the gradient of what went in."""
+    backbone.__dict__["_can_pack"] = packed
+    leaf = backbone.embed(inputs.input_ids).detach().requires_grad_()
+    states = backbone.answer_states(replace(inputs, embeds=leaf))
+    direction = torch.randn(states.shape, generator=torch.Generator().manual_seed(0))
+    (states * direction.to(states.dtype)).sum().backward()
+    assert leaf.grad is not None
+    return states.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("family", PACKING)
+@pytest.mark.parametrize("lead", [0, 3])
+def test_answers_and_gradients_are_those_of_the_batch(
+    family: str, lead: int, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    backbone = held(family, tiny_checkpoint)
+    assert backbone._can_pack
+    in_doubles(backbone)
+    inputs = batch_of(backbone, lead)
+    assert backbone._packs(inputs)
+    found, expected = (answered(backbone, inputs, packed=packed) for packed in (True, False))
+    real = inputs.attention_mask.bool()
+    torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(found[1][real], expected[1][real], atol=1e-12, rtol=1e-10)
+    assert not found[1][~real].any()
+
+
+@pytest.mark.parametrize("family", NOT_PACKING)
+def test_what_would_answer_otherwise_is_read_as_a_batch(
+    family: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    backbone = held(family, tiny_checkpoint)
+    assert not backbone._packs(batch_of(backbone))
+
+
+def test_tokens_that_are_left_out_inside_a_row_keep_the_places_of_the_others(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    """A prompt of a length of its own for every row masks tokens at the front."""
+    backbone = held("roberta", tiny_checkpoint)
+    in_doubles(backbone)
+    inputs = batch_of(backbone, 3)
+    mask = inputs.attention_mask.clone()
+    mask[1, 1] = mask[2, :2] = 0
+    inputs = replace(inputs, attention_mask=mask)
+    found, expected = (answered(backbone, inputs, packed=packed) for packed in (True, False))
+    torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=1e-10)
+
+
+def test_all_weights_get_the_gradient_of_the_batch(tiny_checkpoint: Callable[..., Path]) -> None:
+    backbone = held("bert", tiny_checkpoint)
+    in_doubles(backbone)
+    inputs = batch_of(backbone)
+    layers = backbone._trunk.encoder.layer.requires_grad_(True)
+    gradients = []
+    for packed in (True, False):
+        answered(backbone, inputs, packed=packed)
+        gradients.append([p.grad.clone() for p in layers.parameters()])
+        layers.zero_grad()
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
+
+
+def test_rows_of_one_length_and_other_devices_are_read_as_a_batch(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    backbone = held("bert", tiny_checkpoint)
+    inputs = batch_of(backbone)
+    assert not backbone._packs(replace(inputs, attention_mask=torch.ones_like(inputs.input_ids)))
+    backbone.device = "cuda"
+    assert not backbone._packs(inputs)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_together_and_apart_are_inverse(multiple: int) -> None:
+    real = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [1, 0, 0, 0]])
+    batch = torch.arange(24.0).view(3, 4, 2)
+    rows = Rows(real, multiple)
+    packed = rows.together(batch)
+    assert packed.shape[1] == (8 if multiple == 8 else 6)
+    expected = batch * real[..., None]
+    assert torch.equal(rows.apart(packed), expected)

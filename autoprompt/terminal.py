@@ -285,12 +285,22 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         f"{n} {shown.get(state, state)}" for state, n in document["trials"].items() if n
     )
     budget = ", ".join(f"{v:g} {k}" for k, v in document["budget"].items() if v is not None)
+    speed = document["pace"]
+    shared = f" · {speed['rode']} in a shared batch, {speed['alone']} alone" if speed else ""
     return [
         document["summary"],
         f"study {document['study']} · stage {document['stage']} · model {document['model']}",
         f"trials: {counts or 'none yet'} · ensembles: {document['ensembles']} · "
         f"baselines: {document['baselines']}",
         f"budget: {budget} · used {document['seconds'] / 60:.1f} minutes",
+        *(
+            [
+                f"pace: {speed['candidates_an_hour']:,.0f} candidates an hour, "
+                f"{speed['tokens_a_second']:,.0f} tokens a second{shared}"
+            ]
+            if speed
+            else []
+        ),
         f"storage: {document['storage']}",
         f"bundle: {'ready' if document['bundle'] else 'none'} · "
         f"test files opened: {document['times_tested']}",

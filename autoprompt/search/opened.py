@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import Columns, Table
 from autoprompt.data.task import Example, Task
-from autoprompt.report.leaderboard import Row, first_line, rows, winner
+from autoprompt.report.leaderboard import Row, first_line, ranked, rows, winner
+from autoprompt.report.pace import pace
 from autoprompt.search.folder import RunError, RunFolder, beside, writing
 from autoprompt.search.settings import Settings, from_manifest
 from storage import queries
@@ -84,7 +85,8 @@ def open_run(path: Path) -> Iterator[OpenRun]:
 
 def status(run: OpenRun) -> dict[str, Any]:
     """The JSON document of `status`."""
-    board = rows(run.store, run.study)
+    trials = queries.trials(run.store, run.study.id)
+    board, speed = ranked(trials, run.study), pace(trials)
     sampled = [row for row in board if not (row.baseline or row.members)]
     best = winner(board)
     budget = run.settings.config.budget
@@ -103,6 +105,7 @@ def status(run: OpenRun) -> dict[str, Any]:
         "baselines": sum(row.baseline for row in board),
         "budget": {"trials": budget.trials, "minutes": budget.minutes},
         "seconds": round(run.study.seconds, 1),
+        "pace": asdict(speed) if speed else None,
         "best": best.to_dict() if best else None,
         "times_tested": len({t.opening for t in queries.tests(run.store, run.study.id)}),
         "bundle": run.folder.bundle.is_dir(),

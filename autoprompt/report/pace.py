@@ -1,0 +1,63 @@
+"""How fast a study goes: candidates an hour, tokens a second. Reads records; draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from storage.records import TrialRecord
+
+ENDED = ("complete", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Of the sampler's trials that have ended, over the time in which any of them ran: gaps of an
+    interrupted run do not count, and trials that trained together share their time.
+
+    rode: how many trained in a batch that can be shared, the model frozen; alone: how many trained
+    by themselves, weights of the model or a head among what they trained.
+    """
+
+    candidates_an_hour: float
+    tokens_a_second: float
+    rode: int
+    alone: int
+
+
+def pace(trials: Sequence[TrialRecord]) -> Pace | None:
+    """None where no trial has ended yet, or none took any time."""
+    ended = [one for one in trials if one.optuna_number is not None and one.state in ENDED]
+    busy = _covered(
+        (began := datetime.fromisoformat(one.created).timestamp(), began + one.seconds)
+        for one in ended
+    )
+    if not busy:
+        return None
+    shared = sum(_rides(one) for one in ended)
+    return Pace(
+        candidates_an_hour=round(3600 * len(ended) / busy, 1),
+        tokens_a_second=round(sum(one.tokens for one in ended) / busy, 1),
+        rode=shared,
+        alone=sum(_trains(one) for one in ended) - shared,
+    )
+
+
+def _trains(one: TrialRecord) -> bool:
+    return not {"steps", "prompt_steps"}.isdisjoint(one.candidate.settings)
+
+
+def _rides(one: TrialRecord) -> bool:
+    settings = one.candidate.settings
+    frozen = settings.get("trainable") == "prompt"
+    return _trains(one) and frozen and settings.get("readout", "verbalizer") != "head"
+
+
+def _covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of what the spans cover together."""
+    total, reached = 0.0, float("-inf")
+    for low, high in sorted(spans):
+        total += max(0.0, high - max(low, reached))
+        reached = max(reached, high)
+    return total

@@ -1,0 +1,62 @@
+"""Candidates an hour and tokens a second: what counts as time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autoprompt.report.pace import pace
+from storage.records import CandidateRecord, TrialRecord
+
+
+def trial(began: str, seconds: float, state: str = "complete", **settings: Any) -> TrialRecord:
+    candidate = CandidateRecord(
+        id=1, digest="d", method="hard", template=None, label_words=None, settings=settings
+    )
+    return TrialRecord(
+        id=1,
+        study_id=1,
+        optuna_number=settings.pop("number", 0),
+        candidate=candidate,
+        state=state,
+        baseline=False,
+        seconds=seconds,
+        tokens=600,
+        peak_memory=0,
+        versions={},
+        error=None,
+        created=f"2026-01-01T{began}+00:00",
+        blocks=(),
+    )
+
+
+def test_gaps_do_not_count_and_trials_together_share_their_time() -> None:
+    found = pace(
+        [
+            trial("10:00:00", 60, prompt_steps=5, trainable="prompt"),
+            trial("10:00:30", 30, "pruned", prompt_steps=5, trainable="prompt"),
+            trial("12:00:00", 60, "failed", steps=5, trainable="all"),
+            trial("12:01:00", 999, "running", steps=5, trainable="all"),
+        ]
+    )
+    assert found is not None
+    assert found.candidates_an_hour == pytest.approx(3 * 3600 / 120)
+    assert found.tokens_a_second == pytest.approx(1800 / 120)
+    assert (found.rode, found.alone) == (2, 1)
+
+
+def test_baselines_and_a_study_without_trials_have_none() -> None:
+    assert pace([]) is None
+    assert pace([trial("10:00:00", 5, number=None)]) is None
+
+
+def test_a_head_is_trained_alone_and_zero_shot_not_at_all() -> None:
+    found = pace(
+        [
+            trial("10:00:00", 5, prompt_steps=5, trainable="prompt", readout="head"),
+            trial("10:01:00", 5, trainable="none"),
+        ]
+    )
+    assert found is not None
+    assert (found.rode, found.alone) == (0, 1)

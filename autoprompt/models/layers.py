@@ -42,12 +42,17 @@ def watched(layers: Iterable[nn.Module], into: list[torch.Tensor]) -> Iterator[N
 
 
 @contextmanager
-def overwritten(layers: Iterable[nn.Module], inputs: ModelInputs) -> Iterator[None]:
+def overwritten(
+    layers: Iterable[nn.Module],
+    inputs: ModelInputs,
+    laid: Callable[[torch.Tensor], torch.Tensor] = lambda batch: batch,
+) -> Iterator[None]:
     """Within it every layer of a forward pass but the first reads `inputs.deep` at the soft slots
     (Jia et al. 2022, section 3.2, VPT-deep).
 
     A slot whose state is read as the answer (a causal model's last token, with a prompt at the end)
-    keeps it: overwritten, it would know of the text what one layer can see. -1 is no slot.
+    keeps it: overwritten, it would know of the text what one layer can see. -1 is no slot. laid:
+    from [B, T, ...] to how the trunk's states lie.
     """
     assert inputs.soft is not None, "rows without soft slots"
     assert inputs.deep is not None, "nothing to put there"
@@ -57,7 +62,7 @@ def overwritten(layers: Iterable[nn.Module], inputs: ModelInputs) -> Iterator[No
     taken.scatter_(1, slots, value=True)
     if inputs.decoder_ids is None:
         taken.scatter_(1, inputs.mask_positions, value=False)
-    taken = taken[:, :length].unsqueeze(-1)  # [B, T, 1]
+    taken = laid(taken[:, :length].unsqueeze(-1))  # [B, T, 1]
 
     def visit(layer: int, states: torch.Tensor) -> torch.Tensor:
         if layer == 0:  # reads the embeddings, where the prompt is already
@@ -65,7 +70,7 @@ def overwritten(layers: Iterable[nn.Module], inputs: ModelInputs) -> Iterator[No
         vectors = deep[layer - 1].to(states.dtype).expand(rows, -1, -1)  # [B, P, d]
         index = slots.unsqueeze(-1).expand_as(vectors)
         placed = states.new_zeros(rows, length + 1, states.shape[-1]).scatter(1, index, vectors)
-        return placed[:, :length].where(taken, states)
+        return laid(placed[:, :length]).where(taken, states)
 
     with _visited(layers, visit):
         yield

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from autoprompt.models.attention import products, turned
+from autoprompt.models import prefix
+from autoprompt.models.attention import turned
 
 NAME = "autoprompt_packed"
 #: Tokens with padding over those without: below, setting them apart costs what it saves.
@@ -73,7 +74,8 @@ def attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention [1, S, H, D] of queries [1, H, S, D], each over the tokens of its own row."""
+    """Attention [1, S, H, D] of queries [1, H, S, D], each over the tokens of its own row and the
+    prefix before it, if there is one."""
     rows = _rows.get()
     assert rows is not None, "turned to without rows"
     rows.called = True
@@ -81,8 +83,8 @@ def attention(
         rows.apart(part.transpose(1, 2)).transpose(1, 2) for part in (query, key, value)
     )  # [B, H, T, D]
     mask = rows.sees(bool(getattr(module, "is_causal", False)))
-    states = products(query, key, value, mask, scaling)
-    return rows.together(states.transpose(1, 2)).contiguous(), None
+    states = prefix.attention(module, query, key, value, mask, scaling)[0]  # [B, T, H, D]
+    return rows.together(states).contiguous(), None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -257,11 +257,11 @@ class Resident:
         return states
 
     def _packs(self, inputs: ModelInputs) -> bool:
-        """Whether a batch is read without its padding: much of it is padding, on a CPU, and nothing
-        stands between the layers or before their keys."""
-        plain = inputs.prefix is None and inputs.deep is None and inputs.past is None
-        plain = plain and not prefix.active()
-        if not plain or self.device != "cpu" or self._first_position is None or self._decoder:
+        """Whether a batch is read without its padding: on a CPU, where much of it is padding and
+        no text stands before it that has been read already."""
+        if self.device != "cpu" or self._first_position is None or self._decoder is not None:
+            return False
+        if inputs.past is not None or prefix.active():
             return False
         real = int(inputs.attention_mask.sum())
         return inputs.attention_mask.numel() >= packing.WORTH * real and self._can_pack
@@ -296,7 +296,13 @@ class Resident:
         more = {"position_ids": rows.together(places)}
         if inputs.token_type_ids is not None:
             more["token_type_ids"] = rows.together(inputs.token_type_ids)
-        with self._autocast(), packing.put(self._attentions.configs, rows):
+        seen: AbstractContextManager[Any] = nullcontext()
+        if inputs.prefix is not None:
+            seen = prefix.put(self._attentions, inputs.prefix)
+        deep: AbstractContextManager[Any] = nullcontext()
+        if inputs.deep is not None:
+            deep = layers.overwritten(self._layers, inputs, rows.together)
+        with self._autocast(), seen, deep, packing.put(self._attentions.configs, rows):
             states = self._through(
                 self._trunk, inputs_embeds=rows.together(embedded), **more, **self._fixed
             )

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from autoprompt import plugins
 from autoprompt.models.load import load_model
 from autoprompt.models.packing import Rows
+from autoprompt.prompts.base import Origin
 from autoprompt.text.placement import place
 from autoprompt.text.template import parse, render
 
@@ -122,3 +124,33 @@ def test_together_and_apart_are_inverse(multiple: int) -> None:
     assert packed.shape[1] == (8 if multiple == 8 else 6)
     expected = batch * real[..., None]
     assert torch.equal(rows.apart(packed), expected)
+
+
+@pytest.mark.parametrize("method", ["prefix_tuning", "deep_hidden"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "llama"])
+def test_prompts_between_and_before_the_layers_are_there_too(
+    family: str, method: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    backbone = held(family, tiny_checkpoint)
+    in_doubles(backbone)
+    values = {"prompt_length": 3, "prompt_position": "front", "prompt_init": "random"}
+    values |= {"reparametrisation": "direct"}
+    chosen = plugins.find("autoprompt.prompts", method).read(values)
+    placed = chosen.place(parse("{text} it was {mask}"))
+    inputs = backbone.batch(
+        [
+            backbone.encode(render(placed.template, text), 1, placed.lead, placed.reserve)
+            for text in TEXTS
+        ]
+    )
+    prompt = chosen.start(backbone, Origin((), ()), 3, 0)
+    for tensor in prompt.parameters():
+        tensor.data = tensor.data.double()
+    found = []
+    for packed in (True, False):
+        backbone.__dict__["_can_pack"] = packed
+        states = backbone.answer_states(prompt.insert(inputs, backbone))
+        gradients = torch.autograd.grad(states.pow(2).sum(), prompt.parameters())
+        found.append((states.detach(), *gradients))
+    for ours, batch in zip(*found, strict=True):
+        torch.testing.assert_close(ours, batch, atol=1e-11, rtol=1e-9)

@@ -106,6 +106,7 @@ _LOWEST: dict[str, int] = {
     "generations": 1,
     "distillation_steps": 1,
 }
+_BELOW_ONE: dict[str, str] = {"auxiliary_weight": "1e-4"}  # shares
 _HIGHEST: dict[str, int] = {"demonstrations": 16}  # so many are named in conditions on it
 
 
@@ -157,6 +158,10 @@ def check_value(name: str, value: object) -> Value:
         raise SpaceError(f"{name}: {value!r} is too small; use {_LOWEST[name]} or more")
     if value > _HIGHEST.get(name, math.inf):
         raise SpaceError(f"{name}: {value!r} is too large; use {_HIGHEST[name]} or less")
+    if name in _BELOW_ONE and value >= 1:
+        raise SpaceError(
+            f"{name}: {value!r} is no share; give 0 to below 1, say {_BELOW_ONE[name]}"
+        )
     return kind(value)
 
 

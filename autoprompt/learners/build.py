@@ -69,12 +69,15 @@ def compares(candidate: Candidate) -> bool:
     return (shown is not None and shown.compares) or any(map(compares, members_of(candidate)))
 
 
-def baselines(kind: str, labels: Sequence[str], *, onwards: bool = False) -> tuple[Candidate, ...]:
+def baselines(
+    kind: str, labels: Sequence[str], *, onwards: bool = False, words: str = ""
+) -> tuple[Candidate, ...]:
     """The candidates every study is compared with: fixed beforehand, never searched.
 
-    onwards: for a causal model, whose template ends with the mask.
+    onwards: for a causal model, whose template ends with the mask. words: for zero-shot in place of
+    the usual ones for such labels, which a vocabulary may lack.
     """
-    words = manual.words(labels)[0].to_json()
+    words = words or manual.words(labels)[0].to_json()
     values: dict[str, dict[str, str | int | float]] = {
         "fine_tuning": dict(FINE_TUNING),
         "zero_shot": {

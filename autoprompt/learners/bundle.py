@@ -94,7 +94,15 @@ class Predictor:
             if isinstance(item, str):
                 item = Example(item)
             elif not isinstance(item, Example):
+                two = isinstance(item, (tuple, list, numpy.ndarray)) and len(item) == 2
+                if not (two and all(isinstance(part, str) for part in item)):
+                    raise BundleError(
+                        f"predict: row {number} ({item!r}) is neither a text nor a pair of texts; "
+                        "give str or (str, str)"
+                    )
                 item = Example(*item)
+            if not all(part is None or part.strip() for part in (item.text, item.text_b)):
+                raise BundleError(f"predict: row {number} is empty; leave it out")
             if (item.text_b is not None) != (self.kind == "pair"):
                 wanted = "a pair (text, text_b)" if self.kind == "pair" else "a single text"
                 raise BundleError(f"predict: row {number} is not {wanted}; give only such rows")

@@ -92,7 +92,9 @@ class Demonstrations:
             for one in self._rows
         ]
         text = json.dumps(rows, indent=1, ensure_ascii=True)
-        (directory / DEMONSTRATIONS).write_text(text + "\n", encoding="utf-8")
+        path = directory / DEMONSTRATIONS
+        path.write_text(text + "\n", encoding="utf-8")
+        path.chmod(0o600)  # labelled texts, as RUN's own copies of them
 
     def load(self, directory: Path) -> None:
         """Become what `save` wrote."""

@@ -183,10 +183,10 @@ class Resident:
             "which takes no prefix; use another model, or prompt_tuning"
         )
         with torch.no_grad(), self.exactly():
-            own = self._states(probe, answer=True)
+            own = self.answer_states(probe)
             try:
                 with prefix.put(self._attentions, None) as calls:
-                    ours = self._states(probe, answer=True)
+                    ours = self.answer_states(probe)
             except (AttributeError, TypeError, RuntimeError) as error:
                 raise refusal from error
         if calls.shape is None or not torch.allclose(ours, own, rtol=1e-3, atol=1e-3):

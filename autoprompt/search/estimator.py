@@ -33,7 +33,8 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
     RunError.
 
     X is a sequence of texts, or of pairs of texts; y the label names. `fit` also takes a file name
-    (or `hf:` name) as X with y left out.
+    (or `hf:` name) as X with y left out. `unlabeled` is a file name or a sequence like X; `words`
+    may also be a mapping from labels to words.
 
     Attributes after `fit`: `classes_` (label names in order), `best_` (the winning row),
     `run_` (the run's folder).
@@ -46,9 +47,9 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         model: str | None = None,
         preset: str | Sequence[str] | None = None,
         template: str | Sequence[str] | None = None,
-        words: str | Sequence[str] | None = None,
+        words: str | Sequence[str] | Mapping[str, Any] | None = None,
         shots: int | None = None,
-        unlabeled: str | None = None,
+        unlabeled: str | Path | Texts | None = None,
         pool: str | Path | None = None,
         trials: int | None = None,
         minutes: float | None = None,
@@ -131,9 +132,9 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
             model=None if self.model is None else str(self.model),
             presets=_several(self.preset),
             templates=_several(self.template),
-            words=_several(self.words),
+            words=_words(self.words),
             shots=self.shots,
-            unlabeled=self.unlabeled,
+            unlabeled=_unlabeled(self.unlabeled),
             pool=None if self.pool is None else Path(self.pool),
             trials=self.trials,
             minutes=self.minutes,
@@ -239,13 +240,38 @@ def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
+def _words(value: str | Sequence[str] | Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Options as `--words` takes them; of a mapping, a word or several for each label."""
+    if not isinstance(value, Mapping):
+        return _several(value)
+    return tuple(
+        f"{label}={words if isinstance(words, str) else ','.join(words)}"
+        for label, words in value.items()
+    )
+
+
+def _unlabeled(value: str | Path | Texts | None) -> str | Table | None:
+    """A file's name, or texts as a reader would give them."""
+    if value is None or isinstance(value, (str, Path)):
+        return None if value is None else str(value)
+    found = tuple(_example(text, None, line) for line, text in enumerate(value, start=1))
+    if not found:
+        raise DataError("unlabeled: no text at all; give texts, or leave it out")
+    for line, example in enumerate(found, start=1):
+        if not example.text.strip():
+            raise DataError(f"unlabeled: row {line} is empty; leave it out")
+    return Table("unlabeled", Columns("text", None, None), found, digest(found))
+
+
 def _example(text: Any, label: Any = None, line: int | None = None) -> Example:
     """An example from a text or a pair of texts. Raises DataError for anything else."""
     name = None if label is None else str(label)
     if isinstance(text, str):
         return Example(text, None, name, line)
     if isinstance(text, (tuple, list, np.ndarray)) and len(text) == 2:
-        return Example(str(text[0]), str(text[1]), name, line)
+        first, second = text
+        if isinstance(first, str) and isinstance(second, str):
+            return Example(str(first), str(second), name, line)
     raise DataError(f"X: {text!r} is neither a text nor a pair of texts; give str or (str, str)")
 
 
@@ -257,7 +283,9 @@ def table(X: Texts, y: Sequence[Any]) -> Table:
     examples = []
     for line, (text, label) in enumerate(zip(texts, labels), start=1):
         example = _example(text, label, line)
-        if not example.text.strip() or not (example.label or "").strip():
+        second = example.text_b
+        empty = not example.text.strip() or (second is not None and not second.strip())
+        if empty or not (example.label or "").strip():
             raise DataError(f"row {line}: empty text or label; leave the row out")
         examples.append(example)
     return Table("in memory", Columns("text", None, "label"), tuple(examples), digest(examples))

@@ -153,6 +153,7 @@ def _run(
                 prepared.task.kind,
                 prepared.task.labels,
                 onwards=workshop.backbone.reads_onwards,
+                words=_usual_words(pools),
             ),
             confirm_blocks=config.confirm.blocks,
             seconds=seconds,
@@ -192,6 +193,16 @@ def _run(
         with suppress(StoreUnavailable):  # must not hide why the run ends
             store.update_study(record.id, seconds=clock.seconds)
     return known_study(prepared, store) or record
+
+
+def _usual_words(pools: Pools) -> str:
+    """The usual words for the labels, as far as the vocabulary has any; else the user's own. ''
+    where there are neither: words that the rows proposed are no fixed rival."""
+    for source in ("manual", "user"):
+        for entry in pools.entries:
+            if entry.kind == WORDS and entry.source == source:
+                return entry.text
+    return ""
 
 
 def _baseline_seconds(total: float, clock: Clock) -> float:

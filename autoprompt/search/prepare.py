@@ -75,12 +75,10 @@ def prepare(
     unlabeled: tuple[Example, ...] = ()
     unlabeled_digest = None
     if options.unlabeled is not None:
-        found = read(
-            options.unlabeled,
-            dataclasses.replace(columns, label=None),
-            labelled=False,
-            beside="--unlabeled",
-        )
+        found = options.unlabeled
+        if isinstance(found, str):
+            beside = dataclasses.replace(columns, label=None)
+            found = read(found, beside, labelled=False, beside="--unlabeled")
         # labels that happen to stand there are not ours to see
         unlabeled = tuple(dataclasses.replace(row, label=None) for row in found.examples)
         unlabeled_digest = found.digest
@@ -100,9 +98,8 @@ def prepare(
             "--shots K draws K of each class"
         )
     if task.kind == "pair" and any(example.text_b is None for example in unlabeled):
-        raise DataError(
-            f"--unlabeled {options.unlabeled}: single texts beside pairs; give pairs there too"
-        )
+        where = options.unlabeled if isinstance(options.unlabeled, str) else "in memory"
+        raise DataError(f"--unlabeled {where}: single texts beside pairs; give pairs there too")
     if task.kind == "single":
         unlabeled = single_texts(unlabeled)
     folds = usable_folds(labelled, settings.config.blocks.folds)

@@ -28,7 +28,10 @@ def check_generator(name: str) -> None:
         if name:
             checkpoint_kind(name)
     except ModelError as error:
-        raise ModelError(f"{KEY}: {_reason(error)}") from error
+        reason = _reason(error).partition(";")[0]
+        raise ModelError(
+            f"{KEY}: {reason}; give a folder or a hub name of a T5- or mT5-like model"
+        ) from error
 
 
 def propose(

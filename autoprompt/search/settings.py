@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from autoprompt import config as configuration
 from autoprompt.config import Config
-from autoprompt.data.readers import Columns
+from autoprompt.data.readers import Columns, Table
 from autoprompt.learners.prompt_pool import METHOD, PromptPool
 from autoprompt.models.checkpoint import BUILTIN
 from autoprompt.search.folder import RunError
@@ -36,7 +36,7 @@ class Options:
     templates: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     shots: int | None = None
-    unlabeled: str | None = None
+    unlabeled: str | Table | None = None
     pool: Path | None = None
     trials: int | None = None
     minutes: float | None = None

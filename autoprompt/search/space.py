@@ -5,6 +5,7 @@ Knows spaces and settings, no study.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -129,6 +130,7 @@ def fitting(
     from autoprompt.models.backbone import ModelError
 
     space = _within(space, task, workshop.backbone, say)
+    _check_buildable(space, task, workshop, rows)
     if "reference" in _options(space, "fidelity"):
         say(
             "fidelity 'reference': answers of such dynamic prompts depend on the rows beside them, "
@@ -208,6 +210,30 @@ def _within(space: Space, task: Task, backbone: Any, say: Callable[[str], None])
             f"{backbone.name!r} reads {backbone.max_length} tokens"
         )
     return Space(tuple(kept))
+
+
+def _check_buildable(space: Space, task: Task, workshop: Any, rows: int) -> None:
+    """SpaceError for a method whose settings contradict each other, whatever template and words."""
+    from autoprompt.learners.build import CandidateError, build
+
+    template = manual.default_template(task.kind, onwards=workshop.backbone.reads_onwards)
+    asked = {
+        TEMPLATE: template,
+        WORDS: manual.words(task.labels)[0].to_json(),
+        PATTERNS: json.dumps([template]),
+    }
+    for method in space.methods:
+        values = studies.typical(space, method, rows)
+        if values.get(AUXILIARY):  # a model that is no masked one takes 0 instead: said below
+            values[AUXILIARY] = 0.0
+        names = space.active(values)
+        values |= {name: text for name, text in asked.items() if name in names}
+        try:
+            build(Candidate(values), task, workshop)
+        except CandidateError as error:
+            raise SpaceError(f"space: {error}") from error
+        except ValueError:
+            continue  # of this template or these words alone: others may do
 
 
 def check_rates(space: Space) -> None:

@@ -287,6 +287,11 @@ def test_rows_of_the_wrong_kind(workshop: Workshop, tmp_path: Path) -> None:
     predictor = load_bundle(tmp_path / "made")
     with pytest.raises(BundleError, match="row 2 is not a single text"):
         predictor.predict(["one", ("two", "three")])
+    for wrong in (None, 3, ("a", 1), ("a", "b", "c")):
+        with pytest.raises(BundleError, match="neither a text nor a pair"):
+            predictor.predict([wrong])
+    with pytest.raises(BundleError, match="row 2 is empty"):
+        predictor.predict(["a", " "])
     with pytest.raises(BundleError, match="list"):
         predictor.predict("one")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def test_from_search_to_prediction(
     data = toy.write_csv(tmp_path / "new.csv", toy.rows(3, first=20))
     tested = toy.command("test", run, data, "--json")
     assert tested.code == 0, tested.err
+    kept = run / "bundle" / "demonstrations.json"
+    if kept.exists():  # where a prompt that shows them won
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     said = toy.command("predict", bundle, data, "--device", "cpu")
     assert said.code == 0, said.err
     assert len(said.out.splitlines()) == 6

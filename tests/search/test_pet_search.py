@@ -13,6 +13,9 @@ import pytest
 import toy
 from launched import start, wait_until
 
+from autoprompt import PromptSearch
+from autoprompt.data.task import DataError
+from autoprompt.search import job
 from autoprompt.search import study as studies
 from autoprompt.search.choices import Pools
 from autoprompt.search.patterns import with_patterns
@@ -207,3 +210,67 @@ def test_a_tuned_prompt_may_hide_words_of_unlabelled_texts_beside(
     assert (found["state"], found["settings"]["auxiliary_weight"]) == ("complete", 1e-4)
     assert toy.command("export", run, bundle).code == 0
     assert toy.command("predict", bundle, toy_data).code == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "setting", "said"),
+    [
+        ("pet", "space.trainable=bias", "trainable: 'bias'"),
+        ("pet", "space.calibration=prior", "calibration: 'prior'"),
+        ("pet", "space.auxiliary_weight=1", "is no share; give 0 to below 1"),
+        ("hard", "space.trainable=prompt", "'prompt' needs a method that learns one"),
+        ("hard", "space.trainable=verbalizer", "shrinkage: a 'hard' candidate needs it"),
+        ("zero_shot", "space.trainable=all", "learning_rate: a 'zero_shot' candidate needs it"),
+        ("autoprompt_triggers", "space.trainable=all", "trains nothing; set 'none'"),
+    ],
+)
+def test_settings_that_no_candidate_could_have_are_refused_at_once(
+    preset: str,
+    setting: str,
+    said: str,
+    toy_data: Path,
+    tiny_model: Path,
+    unlabeled: Path,
+    tmp_path: Path,
+) -> None:
+    asked = (toy_data, "--out", tmp_path / "run", "--model", tiny_model, "--trials", 1)
+    asked = (*asked, "--unlabeled", unlabeled, "--preset", preset, *toy.TINY, setting)
+    found = search(*asked)
+    assert (found.code, said in found.err) == (2, True), found.err
+    assert "baselines" not in found.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_in_memory_may_be_unlabelled_too_and_words_a_dictionary(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    texts, labels = zip(*toy.rows(6), strict=True)
+    small = ("blocks.seeds=1", "blocks.folds=2", "confirm.blocks=0", "final.train=false")
+    found = PromptSearch(
+        out=tmp_path / "run",
+        model=str(tiny_model),
+        preset="pet",
+        trials=1,
+        device="cpu",
+        template=["{text} it was {mask} ."],
+        words={"bad": "dull", "good": ["brave"]},
+        unlabeled=[text for text, _ in toy.rows(10, first=30)],
+        settings=[*small, "space.steps=2", "space.distillation_steps=[2]"],
+    ).fit(texts, labels)
+    assert found.best_ is not None
+    assert found.best_.label_words == {"bad": ["dull"], "good": ["brave"]}
+    assert len((tmp_path / "run" / "unlabeled.jsonl").read_text().splitlines()) == 20
+    for wrong in ([("a", None)], [3], [""]):
+        with pytest.raises(DataError):
+            PromptSearch(unlabeled=wrong, trials=1).fit(texts, labels)
+    with pytest.raises(DataError, match="neither a text nor a pair"):
+        PromptSearch(trials=1).fit([("a", None), *[("a", "b")] * 5], ["x", "y"] * 3)
+
+
+def test_zero_shot_as_a_rival_takes_your_words_where_the_usual_ones_are_unknown() -> None:
+    def words(source: str, text: str) -> PoolEntry:
+        return PoolEntry("words", f"v-{source}", text, source, 0.0)
+
+    yours, usual, found = words("user", "yours"), words("manual", "usual"), words("by ratio", "no")
+    for entries, expected in (((yours, usual), "usual"), ((found, yours), "yours"), ((found,), "")):
+        assert job._usual_words(Pools(entries)) == expected

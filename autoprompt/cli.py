@@ -190,9 +190,9 @@ def export(
     from autoprompt.search import opened
 
     with opened.open_run(run) as found:
+        row = opened.export(found, bundle, trial, peft=peft)
         if line := opened.unfinished(found):
             print(line, file=sys.stderr)
-        row = opened.export(found, bundle, trial, peft=peft)
     typer.echo(f"{bundle}: trial {row.trial} ({row.method})")
 
 

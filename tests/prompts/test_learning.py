@@ -37,14 +37,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "p_tuning": {
         "prompt_position": "after_bos",
         "reparametrisation": "lstm",
-        "network_learning_rate": 1e-2,
+        "network_learning_rate": 2e-3,
     },
     "prefix_tuning": {
         "reparametrisation": "mlp",
         "prompt_width": 32,
         "network_learning_rate": 1e-2,
     },
-    "p_tuning_v2": {"reparametrisation": "direct", "prompt_learning_rate": 3e-2},
+    "p_tuning_v2": {"reparametrisation": "direct", "prompt_learning_rate": 1e-1},
     "deep_hidden": VECTORS | {"prompt_learning_rate": 1e-2},
     "dynamic": VECTORS
     | {

@@ -96,6 +96,7 @@ def test_a_read_out_that_the_model_cannot_give_is_left_out_alone(
 ) -> None:
     backbone = load_model(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
     workshop, told = SimpleNamespace(backbone=Deaf(backbone), pool=None), []
+    workshop.multi_token, workshop.unlabeled = "masks", ()
     task = Task("single", ("bad", "good"))
     space = fitting(presets.load("p_tuning_v2"), task, workshop, 24, told.append)
     assert told == ["p_tuning_v2 with readout 'head': left out; no gradient reaches the prompt"]

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from autoprompt.models import deberta
-from autoprompt.models.attention import configurations, products, turned
+from autoprompt.models.attention import configurations, turned
 
 NAME = "autoprompt_prefix"
 
@@ -88,8 +88,33 @@ def attention(
         bias = functional.pad(position_bias, (key.shape[2] - position_bias.shape[3], 0))
         low = torch.finfo(bias.dtype).min
         attention_mask = bias if attention_mask is None else bias.where(attention_mask, low)
-    states = products(query, key, value, attention_mask, scaling)
+    if key.shape[1] != query.shape[1]:  # grouped queries share keys and values
+        times = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(times, dim=1) for part in (key, value))
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        states = _eager(query, key, value, attention_mask, scaling)
+    else:
+        states = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=scaling
+        )
     return states.transpose(1, 2).contiguous(), None
+
+
+def _eager(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """The same in plain products: torch's fused attention is slow in bf16 on a CPU, backwards."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query * scale) @ key.transpose(2, 3)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
+    return scores.softmax(dim=-1).to(value.dtype) @ value
 
 
 AttentionInterface.register(NAME, attention)

@@ -8,8 +8,8 @@ out, where the head is) comes from the family's file.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from string import ascii_lowercase
@@ -223,7 +223,6 @@ class Resident:
         embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
         more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
         past = inputs.past
-        seen: AbstractContextManager[Any] = nullcontext()
         if answer and self._packs(inputs):
             return self._packed(inputs, embedded)
         if (inputs.offset or past is not None) and self._first_position is not None:
@@ -231,13 +230,7 @@ class Resident:
             places = places + (inputs.offset if past is None else past.lengths.unsqueeze(1))
             # only padding can be beyond the last position
             more["position_ids"] = places.clamp_max(self.max_length - 1) + self._first_position
-        if past is not None:
-            assert inputs.prefix is None, "keys that a prefix would have changed"
-            seen = prefix.put(self._attentions, past.key_values, past.real)
-        elif inputs.prefix is not None:
-            seen = prefix.put(self._attentions, inputs.prefix)
-        deep = nullcontext() if inputs.deep is None else layers.overwritten(self._layers, inputs)
-        with self._autocast(), seen, deep:
+        with self._autocast(), self._besides(inputs, lambda batch: batch):
             states = self._through(
                 self._trunk,
                 inputs_embeds=embedded,
@@ -255,6 +248,23 @@ class Resident:
                     use_cache=False,
                 )
         return states
+
+    @contextmanager
+    def _besides(
+        self, inputs: ModelInputs, laid: Callable[[torch.Tensor], torch.Tensor]
+    ) -> Iterator[None]:
+        """Within it the trunk reads what stands before its layers' keys and between its layers;
+        laid: from [B, T, ...] to how its states lie."""
+        past = inputs.past
+        with ExitStack() as held:
+            if past is not None:
+                assert inputs.prefix is None, "keys that a prefix would have changed"
+                held.enter_context(prefix.put(self._attentions, past.key_values, past.real))
+            elif inputs.prefix is not None:
+                held.enter_context(prefix.put(self._attentions, inputs.prefix))
+            if inputs.deep is not None:
+                held.enter_context(layers.overwritten(self._layers, inputs, laid))
+            yield
 
     def _packs(self, inputs: ModelInputs) -> bool:
         """Whether a batch is read without its padding: on a CPU, where much of it is padding and
@@ -296,13 +306,8 @@ class Resident:
         more = {"position_ids": rows.together(places)}
         if inputs.token_type_ids is not None:
             more["token_type_ids"] = rows.together(inputs.token_type_ids)
-        seen: AbstractContextManager[Any] = nullcontext()
-        if inputs.prefix is not None:
-            seen = prefix.put(self._attentions, inputs.prefix)
-        deep: AbstractContextManager[Any] = nullcontext()
-        if inputs.deep is not None:
-            deep = layers.overwritten(self._layers, inputs, rows.together)
-        with self._autocast(), seen, deep, packing.put(self._attentions.configs, rows):
+        turned = packing.put(self._attentions.configs, rows)
+        with self._autocast(), self._besides(inputs, rows.together), turned:
             states = self._through(
                 self._trunk, inputs_embeds=rows.together(embedded), **more, **self._fixed
             )

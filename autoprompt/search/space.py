@@ -131,7 +131,7 @@ def fitting(
 
     space = _within(space, task, workshop.backbone, say)
     _check_buildable(space, task, workshop, rows)
-    if "reference" in _options(space, "fidelity"):
+    if "reference" in studies.options(space, "fidelity"):
         say(
             "fidelity 'reference': answers of such dynamic prompts depend on the rows beside them, "
             "as in the reference code; leave it out for prompts that are to be used"
@@ -139,7 +139,7 @@ def fitting(
     reasons: dict[str, str] = {}
     unreadable: set[str] = set()
     for method in space.methods:
-        readouts = _readouts(space, method)
+        readouts = _options_of(space, method, "readout")
         if method not in LEARNED_PROMPTS and not readouts:
             continue
         values = studies.typical(space, method, rows)
@@ -167,11 +167,6 @@ def fitting(
         first = next(iter(reasons.values()))
         raise ModelError(f"model: {first}")
     return space.override("method", left if len(left) > 1 else left[0])
-
-
-def _options(space: Space, name: str) -> tuple[Any, ...]:
-    found = (d for d in space.dimensions if d.name == name and isinstance(d, Choice))
-    return tuple(option for d in found for option in d.options)
 
 
 def _within(space: Space, task: Task, backbone: Any, say: Callable[[str], None]) -> Space:
@@ -243,14 +238,9 @@ def check_rates(space: Space) -> None:
     for method in space.methods:
         if method not in LEARNED_PROMPTS:
             continue
-        mine = {
-            option
-            for d in space.dimensions
-            if d.name == "trainable" and isinstance(d, Choice)
-            if method in dict(d.when).get("method", (method,))
-            for option in d.options
-        }
-        for trainable in sorted(mine & {"bias", "all"}):
+        for trainable in _options_of(space, method, "trainable"):
+            if trainable not in ("bias", "all"):
+                continue
             values = {"method": method, "trainable": trainable, "readout": "verbalizer"}
             if "learning_rate" not in space.active(values):
                 raise SpaceError(
@@ -265,7 +255,7 @@ def check_read(space: Space, templates: bool, words: bool) -> None:
     read = {
         name
         for method in space.methods
-        for readout in _readouts(space, method) or ("verbalizer",)
+        for readout in _options_of(space, method, "readout") or ("verbalizer",)
         for name in space.active({"method": method, "readout": readout})
     }
     for given, names, option in (
@@ -279,12 +269,12 @@ def check_read(space: Space, templates: bool, words: bool) -> None:
             )
 
 
-def _readouts(space: Space, method: str) -> tuple[str, ...]:
-    """The read-outs that the space has for a method, () where it does not say."""
+def _options_of(space: Space, method: str, name: str) -> tuple[str, ...]:
+    """The options that the space has of a dimension for a method, () where it does not say."""
     return tuple(
         str(option)
         for d in space.dimensions
-        if d.name == "readout" and isinstance(d, Choice)
+        if d.name == name and isinstance(d, Choice)
         if method in dict(d.when).get("method", (method,))
         for option in d.options
     )

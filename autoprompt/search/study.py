@@ -123,11 +123,11 @@ def typical(space: Space, method: str, rows: int) -> dict[str, Any]:
             low, high = dimension.low, dimension.high
             middle = (low * high) ** 0.5 if dimension.log else (low + high) / 2
             values[dimension.name] = round(middle) if isinstance(dimension, Integer) else middle
-    steps = _options(space, "steps")
+    steps = options(space, "steps")
     if "steps" in values and len(steps) > 1:
         wanted = PASSES * rows / int(values.get("batch_size", 8))
         values["steps"] = min(steps, key=lambda option: (abs(option - wanted), option))
-    if method == "zero_shot" and "prior" in _options(space, "calibration"):
+    if method == "zero_shot" and "prior" in options(space, "calibration"):
         values["calibration"] = "prior"
     return {name: value for name, value in values.items() if name in space.active(values)}
 
@@ -166,7 +166,8 @@ def enqueue_next(study: optuna.study.Study, firsts: deque[dict[str, Any]]) -> No
         study.enqueue_trial(firsts.popleft(), skip_if_exists=True)
 
 
-def _options(space: Space, name: str) -> tuple[Any, ...]:
+def options(space: Space, name: str) -> tuple[Any, ...]:
+    """All options that a space has for a dimension, whatever they depend on."""
     found = (d for d in space.dimensions if d.name == name and isinstance(d, Choice))
     return tuple(option for dimension in found for option in dimension.options)
 

@@ -13,14 +13,14 @@ import torch
 from autoprompt.data.readers import read
 from autoprompt.data.splits import Block, draw_shots
 from autoprompt.data.task import Example, Task, make_task
-from autoprompt.models.builtin import load_builtin
+from autoprompt.models.builtin import export_builtin, load_builtin
 
 #: Prompt tokens, rows of a step, steps of a candidate, rows it is scored on.
 LENGTH, BATCH, STEPS, SCORED = 16, 8, 100, 64
 SHOTS = 16
 TEMPLATE = "{text} It was {mask}."
 WORDS = {"negative": "terrible", "positive": "great"}
-#: Layers, width, heads of models with random weights, as (layers, width, heads, inner width).
+#: Of models with random weights: layers, width, heads, inner width.
 SHAPES = {"roberta-base": (12, 768, 12, 3072), "roberta-large": (24, 1024, 16, 4096)}
 
 
@@ -61,9 +61,7 @@ def workload(data: Path, model: str, device: str, precision: str, steps: int) ->
         name = model if model == "builtin" else _random_model(model, Path(folder))
         if model == "builtin":
             # the peers read a folder, as everybody's model is one
-            loaded, tokenizer = load_builtin()
-            loaded.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            export_builtin(Path(folder))
             name = folder
         yield Workload(make_task(rows), rows, train, name, device, precision, steps)
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from autoprompt.models import attention, prefix
+from autoprompt.models import prefix
 from autoprompt.models.masked import load_masked
 from autoprompt.text.template import parse, render
 
@@ -129,4 +129,4 @@ def test_the_plain_products_equal_the_fused_ones() -> None:
     mask[..., 0] = True
     for seen in (None, mask):
         fused = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        torch.testing.assert_close(attention._eager(query, key, value, seen, None), fused)
+        torch.testing.assert_close(prefix._eager(query, key, value, seen, None), fused)

@@ -20,20 +20,6 @@ from autoprompt.text.verbalizer import Verbalizer
 KEY = "proposals.generator"
 
 
-def check_generator(name: str) -> None:
-    """`ModelError` where there is no language model of this name; no weights are read."""
-    from autoprompt.models.checkpoint import checkpoint_kind
-
-    try:
-        if name:
-            checkpoint_kind(name)
-    except ModelError as error:
-        reason = _reason(error).partition(";")[0]
-        raise ModelError(
-            f"{KEY}: {reason}; give a folder or a hub name of a T5- or mT5-like model"
-        ) from error
-
-
 def propose(
     workshop: Workshop,
     rows: Sequence[Example],

@@ -14,9 +14,8 @@ import toy
 from autoprompt.data.task import Example, make_task
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models import load
-from autoprompt.models.backbone import ModelError
 from autoprompt.proposals import generation
-from autoprompt.search.proposing import check_generator, propose
+from autoprompt.search.proposing import propose
 from autoprompt.text.template import check_template, ends_with_mask, parse
 from autoprompt.text.verbalizer import Verbalizer
 from storage import queries
@@ -150,20 +149,17 @@ def test_a_writer_too_large_for_the_memory_leaves_it_to_infilling(
     assert "infilled instead" in line
 
 
-def test_a_wrong_name_is_refused_before_there_is_a_study(
+def test_a_missing_one_leaves_it_to_infilling(
     toy_data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    model = ("--model", tiny_model, "--out", tmp_path / "run")
-    wrong = f"proposals.generator={tmp_path / 'none'}"
-    said = toy.command("search", toy_data, *model, *toy.TINY, *SHORT, wrong)
-    assert said.code == 2
-    assert "proposals.generator" in said.err
-    assert "no folder" in said.err
-    assert not (tmp_path / "run" / "run.toml").exists()
-    with pytest.raises(ModelError, match=r"proposals\.generator"):
-        check_generator("../none")
-    check_generator("")
-    check_generator("builtin")
+    run = tmp_path / "run"
+    missing = f"proposals.generator={tmp_path / 'none'}"
+    said = toy.search(toy_data, run, tiny_model, *SHORT, missing)
+    (line,) = [line for line in said.err.splitlines() if "proposals.generator" in line]
+    assert str(tmp_path / "none") in line
+    assert "infilled instead" in line
+    assert len(pool(run)) > 1
+    assert "generated" not in pool(run)
 
 
 def test_the_writer_is_let_go(

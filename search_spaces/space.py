@@ -246,9 +246,12 @@ def _tidy(dimensions: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
         for d in dimensions:
             when = []
             for parent, values in d.when:
-                if parent not in names or not isinstance(names[parent], Choice):
-                    fix = f"list its values, or remove {d.name}" if parent in names else "remove it"
-                    raise SpaceError(f"{d.name}.when: {parent!r} is no choice here; {fix}")
+                if parent not in names:
+                    raise SpaceError(f"{d.name}.when: {parent!r} is no choice here; remove it")
+                if not isinstance(names[parent], Choice):
+                    raise SpaceError(
+                        f"{parent}: a range, and {d.name} depends on its values; list them"
+                    )
                 options = _options(dimensions, parent)
                 left = tuple(value for value in values if value in options)
                 unconditional = all(not e.when for e in dimensions if e.name == parent)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprompt.data.readers import Columns, Table, read
-from autoprompt.data.splits import draw_shots, usable_folds
+from autoprompt.data.splits import draw_shots, overlap, usable_folds
 from autoprompt.data.task import (
     DataError,
     Example,
@@ -102,6 +102,11 @@ def prepare(
         raise DataError(f"--unlabeled {where}: single texts beside pairs; give pairs there too")
     if task.kind == "single":
         unlabeled = single_texts(unlabeled)
+    if shared := len(overlap(labelled, unlabeled)):
+        say(
+            f"--unlabeled: {shared} of {len(unlabeled)} texts are among the labelled rows, too; "
+            "without their labels they are read like the others"
+        )
     folds = usable_folds(labelled, settings.config.blocks.folds)
     if folds < settings.config.blocks.folds:
         say(

@@ -21,7 +21,7 @@ from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, Dimension, Integer, SpaceError
 from search_spaces.space import Space
 
-AUXILIARY, LENGTH = "auxiliary_weight", "prompt_length"
+AUXILIARY, LENGTH, TRIGGER = "auxiliary_weight", "prompt_length", "trigger_length"
 
 
 def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
@@ -170,23 +170,32 @@ def fitting(
 
 
 def _within(space: Space, task: Task, backbone: Any, say: Callable[[str], None]) -> Space:
-    """The space without prompts that are so long that the model could read no text beside them and
-    the usual template, told in a line. SpaceError where not one is left."""
-    if LENGTH not in space.names:
-        return space
+    """The space without prompts and triggers that are so long that the model could read no text
+    beside them and the usual template, told in a line. SpaceError where not one is left."""
     from autoprompt.learners.probe import room_for_text
 
     template = manual.default_template(task.kind, onwards=backbone.reads_onwards)
-    most = room_for_text(backbone, template, task.kind) - 1
+    for name in (LENGTH, TRIGGER):
+        if name not in space.names:
+            continue
+        most = room_for_text(backbone, template, task.kind) - 1
+        space = _no_longer(space, name, most, backbone, say)
+    return space
+
+
+def _no_longer(
+    space: Space, name: str, most: int, backbone: Any, say: Callable[[str], None]
+) -> Space:
+    """The space with the lengths `name` at most `most`."""
     kept: list[Dimension] = []
     longest = 0
     for d in space.dimensions:
-        if d.name == LENGTH and isinstance(d, Choice):
+        if d.name == name and isinstance(d, Choice):
             lengths = [int(option) for option in d.options]
             fitting_ones = tuple(length for length in lengths if length <= most)
             longest, least = max(longest, *lengths), min(lengths)
             d = replace(d, options=fitting_ones) if fitting_ones else d
-        elif d.name == LENGTH and isinstance(d, Integer):
+        elif d.name == name and isinstance(d, Integer):
             longest, least = max(longest, d.high), d.low
             d = replace(d, high=min(d.high, most)) if least <= most else d
         else:
@@ -194,14 +203,14 @@ def _within(space: Space, task: Task, backbone: Any, say: Callable[[str], None])
             continue
         if least > most:
             raise SpaceError(
-                f"space.{LENGTH}: {LENGTH}: {least} leaves no room for a text, as "
+                f"space.{name}: {least} leaves no room for a text, as "
                 f"{backbone.name!r} reads {backbone.max_length} tokens; use a shorter one, at most "
                 f"{most}"
             )
         kept.append(d)
     if longest > most:
         say(
-            f"{LENGTH}: at most {most} is tried; {longest} leaves no room for a text, as "
+            f"{name}: at most {most} is tried; {longest} leaves no room for a text, as "
             f"{backbone.name!r} reads {backbone.max_length} tokens"
         )
     return Space(tuple(kept))

@@ -22,7 +22,7 @@ SOURCES = {
     "pet": "PET (Schick and Schütze 2021)",
     "openprompt": "OpenPrompt (Ding et al. 2022)",
 }
-_NAME = re.compile(rf"(?:{'|'.join(SOURCES)}):[a-z0-9_]+(?:/[0-9]+)?")
+_NAME = re.compile(rf"(?:{'|'.join(SOURCES)}):[a-z0-9_-]+(?:/[0-9]+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

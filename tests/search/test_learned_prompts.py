@@ -112,6 +112,16 @@ def test_prompts_that_no_candidate_could_use_are_refused(
     for preset, given, said in (
         ("dynamic", (own, "space.prompt_length=80"), "prompt_length: 80 leaves no room for a text"),
         ("prefix_tuning", (own, "space.prompt_length=80"), "reads 64 tokens; use a shorter one"),
+        (
+            "autoprompt_triggers",
+            (own, "space.trigger_length=80"),
+            "trigger_length: 80 leaves",
+        ),
+        (
+            "in_context",
+            (own, "space.demonstrations={low=1,high=3}"),
+            "demonstrations: a range",
+        ),
         ("prompt_tuning", (long,), "{soft:80} {mask} .': leaves no room for a text"),
         ("dynamic", (slot,), "{soft:N} is not trained by dynamic; leave it out"),
         ("prompt_tuning", (own, "space.trainable=bias"), "needs a learning_rate, which the preset"),

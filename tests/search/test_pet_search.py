@@ -18,7 +18,10 @@ from autoprompt.data.task import DataError
 from autoprompt.search import job
 from autoprompt.search import study as studies
 from autoprompt.search.choices import Pools
+from autoprompt.search.folder import RunFolder
 from autoprompt.search.patterns import with_patterns
+from autoprompt.search.prepare import prepare
+from autoprompt.search.settings import Options
 from search_spaces import presets
 from search_spaces.space import Space
 from storage.records import PoolEntry
@@ -86,6 +89,16 @@ def test_refused_without_unlabelled_texts(toy_data: Path, tiny_model: Path, tmp_
     assert said.code == 2
     assert "--unlabeled: missing, and 'pet'" in said.err
     assert not run.exists()
+
+
+def test_unlabelled_texts_among_the_labelled_rows_are_counted(
+    toy_data: Path, unlabeled: Path, tmp_path: Path
+) -> None:
+    for texts, shared in ((toy_data, len(toy.rows())), (unlabeled, 0)):
+        said: list[str] = []
+        options = Options(tmp_path / "run", unlabeled=str(texts))
+        prepare(str(toy_data), options, RunFolder(options.out), said.append)
+        assert [line.split()[1] for line in said] == ([str(shared)] if shared else [])
 
 
 def test_sets_of_templates_are_not_given(
@@ -206,6 +219,7 @@ def test_a_tuned_prompt_may_hide_words_of_unlabelled_texts_beside(
     assert not run.exists()
     said = search(*asked, "--out", run, "--unlabeled", unlabeled)
     assert said.code == 0, said.err
+    assert "among the labelled rows, too" not in said.err
     (found,) = [row for row in toy.board(run) if not row["baseline"]]
     assert (found["state"], found["settings"]["auxiliary_weight"]) == ("complete", 1e-4)
     assert toy.command("export", run, bundle).code == 0

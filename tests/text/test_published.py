@@ -70,9 +70,14 @@ def test_a_name_of_several_is_all_of_them_where_several_are_wanted() -> None:
         read_template("pet:rte")
 
 
-@pytest.mark.parametrize("name", ["lmbff:sst22", "pet:rte/7", "openprompt:agnews"])
+@pytest.mark.parametrize("name", ["lmbff:sst22", "lmbff:sst-2", "pet:rte/7", "openprompt:agnews"])
 def test_an_unknown_name_is_told_the_nearest(name: str) -> None:
-    near = {"lmbff:sst22": "lmbff:sst2", "pet:rte/7": "pet:rte", "openprompt:agnews": "ag_news"}
+    near = {
+        "lmbff:sst22": "lmbff:sst2",
+        "lmbff:sst-2": "lmbff:sst2",
+        "pet:rte/7": "pet:rte",
+        "openprompt:agnews": "ag_news",
+    }
     for use in (read_template, read_templates):
         with pytest.raises(TemplateError, match=f"no published prompt named '{name}'") as caught:
             use(name)

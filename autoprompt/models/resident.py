@@ -221,10 +221,14 @@ class Resident:
         """Last hidden states of the rows, or of what the answer is read from: the decoder's, where
         there is one."""
         embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
+        if answer and self._packs(inputs):
+            return self._packed(inputs, embedded, last_alone=self._last_alone)
+        return self._padded(inputs, embedded, answer=answer)
+
+    def _padded(self, inputs: ModelInputs, embedded: torch.Tensor, *, answer: bool) -> torch.Tensor:
+        """The same of the batch as it is."""
         more = {} if inputs.token_type_ids is None else {"token_type_ids": inputs.token_type_ids}
         past = inputs.past
-        if answer and self._packs(inputs):
-            return self._packed(inputs, embedded)
         if (inputs.offset or past is not None) and self._first_position is not None:
             places = torch.arange(embedded.shape[1], device=embedded.device).unsqueeze(0)
             places = places + (inputs.offset if past is None else past.lengths.unsqueeze(1))
@@ -267,14 +271,11 @@ class Resident:
             yield
 
     def _packs(self, inputs: ModelInputs) -> bool:
-        """Whether a batch is read without its padding: on a CPU, where much of it is padding and
-        no text stands before it that has been read already."""
+        """Whether a batch is read without its padding: on a CPU, where no text stands before it
+        that has been read already."""
         if self.device != "cpu" or self._first_position is None or self._decoder is not None:
             return False
-        if inputs.past is not None or prefix.active():
-            return False
-        real = int(inputs.attention_mask.sum())
-        return inputs.attention_mask.numel() >= packing.WORTH * real and self._can_pack
+        return inputs.past is None and not prefix.active() and self._can_pack
 
     @cached_property
     def _can_pack(self) -> bool:
@@ -283,20 +284,39 @@ class Resident:
             width = getattr(self._model.config, name, None)
             if width is not None and width < self.max_length:
                 return False  # a token would not see its whole row
+        return self._answers_alike(last_alone=False)
+
+    @cached_property
+    def _last_alone(self) -> bool:
+        """Whether the last layer can be asked at the read positions alone: tried, too."""
+        return self._depth > 1 and self._answers_alike(last_alone=True)
+
+    @property
+    def _depth(self) -> int:
+        """How often a pass calls the trunk's layers, as its configuration says."""
+        return int(getattr(self._trunk.config, "num_hidden_layers", 0) or 0)
+
+    def _answers_alike(self, *, last_alone: bool) -> bool:
+        """Whether rows of two lengths are answered packed as they are in a batch."""
         texts = "a", "a b c d e f g h"
         batch = self.batch([self.encode([Piece("words", text), Piece("mask")]) for text in texts])
-        self.__dict__["_can_pack"] = False  # the batch as it is, for comparison
+        embedded = self.embed(batch.input_ids)
         with torch.no_grad(), self.exactly():
-            own = self._states(batch, answer=True)
+            own = self._padded(batch, embedded, answer=True)
             try:
-                found = self._packed(batch, self.embed(batch.input_ids))
+                found = self._packed(batch, embedded, last_alone=last_alone)
             except (AttributeError, TypeError, IndexError, RuntimeError, ModelError):
                 return False
-        real = batch.attention_mask.bool()
-        return torch.allclose(found[real], own[real], rtol=1e-3, atol=1e-3)
+        asked = batch.attention_mask.bool()
+        if last_alone:
+            asked = torch.zeros_like(asked).scatter_(1, batch.mask_positions, value=True)
+        return torch.allclose(found[asked], own[asked], rtol=1e-3, atol=1e-3)
 
-    def _packed(self, inputs: ModelInputs, embedded: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of rows that are read one behind the other, zero at padding."""
+    def _packed(
+        self, inputs: ModelInputs, embedded: torch.Tensor, *, last_alone: bool
+    ) -> torch.Tensor:
+        """Last hidden states of rows that are read one behind the other, zero at padding; of the
+        read positions alone, and zero elsewhere, where the last layer is asked for no more."""
         multiple = PACKED_MULTIPLE if self.precision == "bf16" and not self._exact else 1
         rows = packing.Rows(inputs.attention_mask, multiple)
         length = embedded.shape[1]
@@ -306,8 +326,13 @@ class Resident:
         more = {"position_ids": rows.together(places)}
         if inputs.token_type_ids is not None:
             more["token_type_ids"] = rows.together(inputs.token_type_ids)
-        turned = packing.put(self._attentions.configs, rows)
-        with self._autocast(), self._besides(inputs, rows.together), turned:
+        with ExitStack() as held:
+            held.enter_context(self._autocast())
+            held.enter_context(self._besides(inputs, rows.together))
+            held.enter_context(packing.put(self._attentions.configs, rows))
+            if last_alone:
+                last = packing.at_last(self._layers, self._depth, rows, inputs.mask_positions)
+                held.enter_context(last)
             states = self._through(
                 self._trunk, inputs_embeds=rows.together(embedded), **more, **self._fixed
             )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import in_doubles
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import LearnerError
@@ -60,11 +61,7 @@ def workshop(
         request.param, initializer_range=0.1
     )  # others share it: as it always is
     made = Workshop(TASK, str(folder), "cpu", "fp32", ROWS)
-    backbone: Any = made.backbone
-    backbone._model.double()
-    for table in (backbone.weights.embeddings, backbone.weights.decoder, backbone.weights.bias):
-        if table is not None:
-            table.base = table.base.double()
+    in_doubles(made.backbone)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield made

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import in_doubles
 
 from autoprompt import plugins
 from autoprompt.models.load import load_model
@@ -25,11 +26,6 @@ NOT_PACKING = ("deberta", "modernbert", "t5", "bart")
 
 def held(family: str, tiny_checkpoint: Callable[..., Path]) -> Any:
     return load_model(str(tiny_checkpoint(family)), device="cpu", precision="fp32")
-
-
-def in_doubles(backbone: Any) -> None:
-    backbone._model.double()
-    backbone.weights.embeddings.base = backbone.weights.embeddings.base.double()
 
 
 def batch_of(backbone: Any, lead: int = 0) -> Any:
@@ -59,14 +55,47 @@ def test_answers_and_gradients_are_those_of_the_batch(
 ) -> None:
     backbone = held(family, tiny_checkpoint)
     assert backbone._can_pack
+    assert backbone._last_alone
     in_doubles(backbone)
     inputs = batch_of(backbone, lead)
     assert backbone._packs(inputs)
     found, expected = (answered(backbone, inputs, packed=packed) for packed in (True, False))
     real = inputs.attention_mask.bool()
     torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=1e-10)
-    torch.testing.assert_close(found[1][real], expected[1][real], atol=1e-12, rtol=1e-10)
+    # Llama's norms compute in fp32 whatever comes in, and the last one's gradient has two parts
+    close = {"atol": 1e-5, "rtol": 1e-4} if family == "llama" else {"atol": 1e-12, "rtol": 1e-10}
+    torch.testing.assert_close(found[1][real], expected[1][real], **close)
     assert not found[1][~real].any()
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_position_that_is_read_twice_has_its_gradient_once(
+    family: str, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """As where a prompt with one mask stands beside one with several in a running batch."""
+    backbone = held(family, tiny_checkpoint)
+    in_doubles(backbone)
+    inputs = batch_of(backbone)
+    positions = torch.cat([inputs.mask_positions, torch.ones_like(inputs.mask_positions)], dim=1)
+    positions[1:, 1] = positions[1:, 0]
+    inputs = replace(inputs, mask_positions=positions)
+    found, expected = (answered(backbone, inputs, packed=packed) for packed in (True, False))
+    torch.testing.assert_close(found[0], expected[0], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-12, rtol=1e-10)
+
+
+def test_the_last_layer_makes_of_other_tokens_keys_and_values_alone(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    backbone = held("bert", tiny_checkpoint)
+    inputs = batch_of(backbone)
+    seen = []
+    for layer in backbone._layers:
+        layer.output.register_forward_hook(lambda *given: seen.append(given[2].shape[1]))
+    backbone.answer_states(inputs)
+    seen.clear()  # the trials before
+    backbone.answer_states(inputs)
+    assert seen == [int(inputs.attention_mask.sum()), len(TEXTS)]
 
 
 @pytest.mark.parametrize("family", NOT_PACKING)
@@ -105,12 +134,12 @@ def test_all_weights_get_the_gradient_of_the_batch(tiny_checkpoint: Callable[...
         torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-10)
 
 
-def test_rows_of_one_length_and_other_devices_are_read_as_a_batch(
+def test_other_devices_read_a_batch_as_it_is(
     tiny_checkpoint: Callable[..., Path],
 ) -> None:
     backbone = held("bert", tiny_checkpoint)
     inputs = batch_of(backbone)
-    assert not backbone._packs(replace(inputs, attention_mask=torch.ones_like(inputs.input_ids)))
+    assert backbone._packs(inputs)
     backbone.device = "cuda"
     assert not backbone._packs(inputs)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import in_doubles
 from transformers import AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -53,7 +54,8 @@ def test_it_equals_past_keys_and_values(backbone: Any, inputs: Any) -> None:
     family = backbone._model.config.model_type
     if family not in CACHED:
         pytest.skip(f"{family} has no past keys and values to compare with")
-    key_values = drawn(backbone)
+    key_values = drawn(backbone).double()
+    in_doubles(backbone)
     ours = states(backbone, replace(inputs, prefix=key_values, offset=LENGTH))
     rows = len(TEXTS)
     cache = DynamicCache(
@@ -78,6 +80,7 @@ def test_it_equals_past_keys_and_values(backbone: Any, inputs: Any) -> None:
 
 
 def test_no_prefix_is_the_model_as_it_is(backbone: Any, inputs: Any) -> None:
+    in_doubles(backbone)
     with prefix.put(backbone._attentions, None) as calls:
         through = states(backbone, inputs)
     assert calls.count == 2

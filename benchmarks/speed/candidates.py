@@ -11,7 +11,8 @@ autoprompt's sampler chose, from the same first prompt. What peers are and do: p
 
 ceiling: what the bare model allows (forward and backward of the steps, forward of the scored rows;
 no head, no prompt, no database), measured in every turn. accuracy: mean over the candidates; the
-difference is paired, with its standard error.
+difference is paired, with its standard error; with --same-order the peers meet the rows in our
+order, so that little but rounding and dropout is left of it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from autoprompt.learners.training import Settings, batches
 from autoprompt.models.device import resolve_precision
 from autoprompt.prompts.base import Origin
 from autoprompt.prompts.prompt_tuning import read as read_prompt
+from autoprompt.search.samplers import derived_seed
 from autoprompt.text.template import parse, render
 
 
@@ -96,7 +98,8 @@ def measure(kind: str, work: Workload, options: argparse.Namespace) -> dict[str,
         folder = Path(held.enter_context(TemporaryDirectory()))
         mine = held.enter_context(ours(kind, work, options.together))
         start = _first_prompt(mine) if kind == "soft" else None
-        peers = {level: Peer(kind, level, work, start, folder) for level in options.peers}
+        order = our_order(work) if options.same_order else None
+        peers = {level: Peer(kind, level, work, start, folder, order) for level in options.peers}
         ceiling = Ceiling(kind, work, mine.backbone)
         mine.go(1)  # all of them warm up
         ceiling.seconds()
@@ -115,10 +118,15 @@ def measure(kind: str, work: Workload, options: argparse.Namespace) -> dict[str,
     return _told(seconds, found)
 
 
+def our_order(work: Workload) -> list[int]:
+    """The rows as our candidates meet them, one after another: all do so alike."""
+    settings = Settings(1.0, work.steps, BATCH)
+    chosen = batches(work.train, settings, derived_seed(0, "search", 0))
+    return [number for step in chosen for number in step]
+
+
 def _first_prompt(mine: Ours) -> torch.Tensor:
     """What our candidates begin with: all draw the same, as their block has one seed."""
-    from autoprompt.search.samplers import derived_seed
-
     method = read_prompt(
         {"prompt_length": LENGTH, "prompt_position": "front", "prompt_init": "random"}
     )
@@ -182,6 +190,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--together", type=int, help="candidates of ours in one batch")
+    parser.add_argument(
+        "--same-order", action="store_true", help="peers meet the rows in our order: for accuracies"
+    )
     parser.add_argument("--peers", nargs="*", default=list(LEVELS), choices=LEVELS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")

@@ -8,7 +8,8 @@ mask alone and the loss is that of the label words; dropout off; rows of similar
 list as data set; autocast where the precision is bf16.
 
 Both begin with the prompt and the learning rates of the candidates they are compared with, and have
-as many steps, rows a step and seeds.
+as many steps, rows a step and seeds. They draw their rows as the Trainer does, or, for comparing
+accuracies, in a given order.
 """
 
 from __future__ import annotations
@@ -47,13 +48,28 @@ class Marked(torch.nn.Module):
         return {"loss": loss, "logits": logits}
 
 
+class InOrder(transformers.Trainer):
+    """A Trainer that reads its rows as they stand."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return torch.utils.data.SequentialSampler(train_dataset or self.train_dataset)
+
+
 class Peer:
     """A study of one peer; `go` adds candidates."""
 
     def __init__(
-        self, kind: str, level: str, work: Workload, start: torch.Tensor | None, folder: Path
+        self,
+        kind: str,
+        level: str,
+        work: Workload,
+        start: torch.Tensor | None,
+        folder: Path,
+        order: list[int] | None = None,
     ) -> None:
-        """start: the prompt [P, E] that every candidate begins with, of the kind `soft`."""
+        """start: the prompt [P, E] that every candidate begins with, of the kind `soft`. order:
+        numbers of the training rows in the order they are to be met; None = the Trainer's own."""
+        self._order = order
         self._kind, self._level, self._work, self._start = kind, level, work, start
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(work.model)
         self._folder = folder
@@ -83,6 +99,8 @@ class Peer:
         rows = [self._encoded(row) for row in self._work.rows]
         plain = self._level == "plain"
         train, scored = rows[: self._work.train], rows[self._work.train :]
+        if self._order is not None:
+            train = [train[number] for number in self._order]
         data = datasets.Dataset.from_list(train) if plain else train
         arguments = transformers.TrainingArguments(
             output_dir=str(self._folder / "out"),
@@ -119,7 +137,8 @@ class Peer:
             return {"accuracy": float((found.predictions.argmax(-1) == labels.numpy()).mean())}
 
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer = transformers.Trainer(
+            kind = transformers.Trainer if self._order is None else InOrder
+            trainer = kind(
                 model=model,
                 args=arguments,
                 train_dataset=data,

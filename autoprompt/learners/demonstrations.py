@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import random
 
     from autoprompt.learners.workshop import Workshop
+    from autoprompt.models.sentence import SentenceEncoder
 
 # Of a class: as many as the few shots this is made for, few enough to compare and to ship.
 MOST_ROWS = 128
@@ -106,8 +107,10 @@ class Demonstrations:
     def _keep(self, rows: Sequence[Example]) -> None:
         self._rows = list(rows)
         self._keys = [content_key(one) for one in rows]
+        self._sentences = [_sentence(one) for one in rows]
         self._labels = self._task.label_ids(rows)
         self._vectors: numpy.ndarray | None = None  # [M, d], once they are needed
+        self._encoder: SentenceEncoder | None = None
 
     def _draw(
         self, key: str, turn: int, rng: random.Random, cosines: numpy.ndarray | None
@@ -133,10 +136,13 @@ class Demonstrations:
         """Of each example to every row [M], None where nothing is compared."""
         if not self._showing.compares or not self._rows:
             return [None] * len(examples)
-        encoder = self._workshop.sentence_encoder
+        # chosen by the rows, which a bundle has as well: it compares as the search did
+        if self._encoder is None:
+            self._encoder = self._workshop.encoder_for(self._sentences)
+        encoder = self._encoder
         before = encoder.tokens
         if self._vectors is None:
-            self._vectors = encoder.embed([_sentence(one) for one in self._rows])
+            self._vectors = encoder.embed(self._sentences)
         queries = encoder.embed([_sentence(one) for one in examples])
         self.tokens += encoder.tokens - before
         return list(queries @ self._vectors.T)

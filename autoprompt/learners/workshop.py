@@ -108,6 +108,17 @@ class Workshop:
 
         return load_package_encoder(self.device)
 
+    @cached_property
+    def _own_encoder(self) -> SentenceEncoder:
+        from autoprompt.models.sentence import of_model
+
+        return of_model(self.backbone)
+
+    def encoder_for(self, texts: Sequence[str]) -> SentenceEncoder:
+        """Who tells texts of this language apart: the package's encoder, which knows English, or
+        where that has no words for them the searched model's word vectors."""
+        return self.sentence_encoder if self.sentence_encoder.reads(texts) else self._own_encoder
+
     def pretrained_answers(
         self, template: Template, masks: int, examples: Sequence[Example]
     ) -> tuple[torch.Tensor, int]:

@@ -133,6 +133,10 @@ class Backbone(Protocol):
     def reads_in_parts(self) -> bool:
         """Whether a row can be read behind its `beginning`."""
 
+    def word_vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """Pretrained input embeddings of token ids less the vocabulary's mean, whatever has been
+        trained since: [...] to fp32 [..., E]."""
+
     def prefix_shape(self) -> tuple[int, int, int]:
         """Layers, heads and the size of a head, of a prefix; `ModelError` where it takes none."""
 

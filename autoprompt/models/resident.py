@@ -213,6 +213,16 @@ class Resident:
         rows = self.weights.embeddings.rows(ids)
         return rows if self._scale == 1.0 else rows * self._scale
 
+    def word_vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """Pretrained input embeddings of token ids less the vocabulary's mean, whatever has been
+        trained since: [...] to fp32 [..., E]."""
+        table = self.weights.embeddings.base
+        return table[ids.to(table.device)].float() - self._mean_word
+
+    @cached_property
+    def _mean_word(self) -> torch.Tensor:
+        return self.weights.embeddings.base.float().mean(0)
+
     def hidden(self, inputs: ModelInputs) -> torch.Tensor:
         """Last hidden states [B, T, d] of the rows, fp32 or the autocast type."""
         return self._states(inputs, answer=False)

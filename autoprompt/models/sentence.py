@@ -1,16 +1,16 @@
-"""A frozen sentence encoder: texts to vectors. Never trained, knows no prompt."""
+"""Frozen sentence encoders: texts to vectors. Never trained, know no prompt."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
-from autoprompt.models.backbone import ModelError
+from autoprompt.models.backbone import Backbone, ModelError
 from autoprompt.models.checkpoint import quietly
 from autoprompt.models.device import resolve_device
 from autoprompt.text.tokens import whole_characters
@@ -20,13 +20,21 @@ ROWS = 32
 
 
 class SentenceEncoder:
-    """Mean of the last hidden states, normalised (Reimers and Gurevych 2019), fp32."""
+    """Mean of the last hidden states, normalised (Reimers and Gurevych 2019), fp32.
 
-    def __init__(self, model: Any, tokenizer: Any, max_length: int, device: str) -> None:
-        self._model = model.eval().requires_grad_(False).to(device)
-        self._tokenizer, self._max_length, self._device = tokenizer, max_length, device
+    states: from texts to hidden states [B, T, d] and which of them count [B, T]; texts come sorted
+    by `length`, ROWS at a time. reads: whether it knows the language of
+    some texts.
+    """
+
+    def __init__(
+        self,
+        lay: Callable[[list[str]], list[tuple[int, Any]]],
+        states: Callable[[list[Any]], tuple[torch.Tensor, torch.Tensor]],
+        reads: Callable[[Sequence[str]], bool] = lambda _: True,
+    ) -> None:
+        self._lay, self._states, self.reads = lay, states, reads
         self._vectors: dict[str, numpy.ndarray] = {}
-        self.size = int(model.config.hidden_size)
         self.tokens = 0  # read so far
 
     def embed(self, texts: Sequence[str]) -> numpy.ndarray:
@@ -43,20 +51,16 @@ class SentenceEncoder:
         return found
 
     def _read(self, texts: list[str]) -> dict[str, numpy.ndarray]:
-        whole = [whole_characters(text) for text in texts]
-        ids = self._tokenizer(whole, truncation=True, max_length=self._max_length)["input_ids"]
-        order = sorted(range(len(texts)), key=lambda index: len(ids[index]))
+        laid = self._lay(texts)
+        order = sorted(range(len(texts)), key=lambda index: laid[index][0])
         found = {}
         for start in range(0, len(order), ROWS):
             chosen = order[start : start + ROWS]
-            batch = self._tokenizer.pad(
-                {"input_ids": [ids[index] for index in chosen]}, return_tensors="pt"
-            ).to(self._device)
-            self.tokens += int(batch["attention_mask"].sum())
             with torch.inference_mode():
-                hidden = self._model(**batch)[0]  # [B, T, d]
-                kept = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-                mean = (hidden * kept).sum(1) / kept.sum(1)
+                hidden, counted = self._states([laid[index][1] for index in chosen])
+                self.tokens += int(counted.sum())
+                kept = counted.unsqueeze(-1).to(hidden.dtype)
+                mean = (hidden * kept).sum(1) / kept.sum(1).clamp_min(1.0)
                 unit = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
             found.update({texts[index]: unit[row].copy() for row, index in enumerate(chosen)})
         return found
@@ -102,4 +106,51 @@ def load_sentence_encoder(path: Path, *, device: str = "cpu") -> SentenceEncoder
         )
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     length = int(limits.get("max_seq_length") or tokenizer.model_max_length)
-    return SentenceEncoder(model, tokenizer, length, resolve_device(device))
+    return _of_package(model, tokenizer, length, resolve_device(device))
+
+
+def _of_package(model: Any, tokenizer: Any, max_length: int, device: str) -> SentenceEncoder:
+    model = model.eval().requires_grad_(False).to(device)
+
+    def lay(texts: list[str]) -> list[tuple[int, Any]]:
+        whole = [whole_characters(text) for text in texts]
+        ids = tokenizer(whole, truncation=True, max_length=max_length)["input_ids"]
+        return [(len(row), row) for row in ids]
+
+    def states(rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device)
+        return model(**batch)[0], batch["attention_mask"]
+
+    return SentenceEncoder(lay, states, lambda texts: knows_words(tokenizer, texts))
+
+
+def knows_words(tokenizer: Any, texts: Sequence[str]) -> bool:
+    """Whether a vocabulary of word pieces is one for the language of these texts: of another it
+    has single letters, or not even those."""
+    lone = words = 0
+    for text in texts:
+        for piece in tokenizer.tokenize(whole_characters(text)):
+            letters = piece.removeprefix("##")
+            unknown = piece == tokenizer.unk_token
+            if unknown or letters.isalpha():
+                words += 1
+                lone += unknown or len(letters) == 1
+    return 2 * lone <= words
+
+
+def of_model(backbone: Backbone) -> SentenceEncoder:
+    """The mean of a language model's own word vectors, for languages that the package's encoder
+    does not read: it needs no training, and none of the model's changes it."""
+
+    def lay(texts: list[str]) -> list[tuple[int, Any]]:
+        given = {"add_special_tokens": False, "truncation": True, "max_length": backbone.max_length}
+        ids = backbone.tokenizer([whole_characters(text) for text in texts], **given)["input_ids"]
+        return [(len(row), row) for row in ids]
+
+    def states(rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int64)
+        counted = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return backbone.word_vectors(ids), counted.to(backbone.device)
+
+    return SentenceEncoder(lay, states)

@@ -206,7 +206,7 @@ def build_pools(
             judge,
             found,
             keep,
-            embed=lambda texts: workshop.sentence_encoder.embed(texts),
+            embed=lambda texts: workshop.encoder_for(texts).embed(texts),
             deadline=None if deadline is None or quarter is None else deadline - quarter,
         )
         templates += [(proposal.text, proposal.source) for proposal in found]

@@ -101,6 +101,7 @@ def _run(
 ) -> StudyRecord:
     from autoprompt.learners.build import baselines
     from autoprompt.learners.workshop import Workshop
+    from autoprompt.models.backbone import ModelError
     from autoprompt.models.device import resolve_device, resolve_precision
 
     settings, config = prepared.settings, prepared.settings.config
@@ -165,6 +166,12 @@ def _run(
         if back:
             listener.say(f"{back} interrupted trial(s) put back")
         listener.say("baselines")
+        with suppress(ModelError):  # of an encoder that is not sound: the baseline's to say
+            if not workshop.sentence_encoder.reads([row.text for row in prepared.rows]):
+                listener.say(
+                    "embeddings: its sentence encoder knows English, and has no words for "
+                    "these texts"
+                )
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
         compete(None if clock.total is None else _baseline_seconds(clock.total, clock))
         _search(bench, optuna_study, space, pools, prepared, listener, clock)

@@ -292,6 +292,26 @@ def test_the_sentence_encoder_is_asked_only_where_it_is_needed(workshop: Worksho
     assert "sentence_encoder" not in vars(workshop)
 
 
+def test_texts_that_the_encoder_has_no_words_for_are_compared_by_the_model(
+    tmp_path: Path, workshop: Workshop
+) -> None:
+    """Chinese beside an English encoder; the toy model reads it as one unknown word, letter by
+    letter, so only that it is asked, and asked again by what was saved, can be seen."""
+    nearest = Showing(1, "nearest", order="nearest")
+    for rows, own in ((ROWS, False), ([replace(r, text="房间很好，早饭不错") for r in ROWS], True)):
+        shown = shower(workshop, nearest)
+        shown.fit(rows, seed=0)
+        shown.of_queries(QUERIES)
+        assert (shown._encoder is not workshop.sentence_encoder) is own
+        shown.save(tmp_path)
+        loaded = shower(workshop, nearest)
+        loaded.load(
+            tmp_path,
+        )
+        assert loaded.of_queries(QUERIES) == shown.of_queries(QUERIES)
+        assert loaded._encoder is shown._encoder
+
+
 @pytest.mark.parametrize("family", ["gpt2", "t5", "bart"])
 def test_other_kinds_of_models(family: str, tiny_checkpoint: Callable[..., Path]) -> None:
     shop = Workshop(TASK, str(tiny_checkpoint(family)), "cpu", "fp32", ROWS, multi_token="refuse")

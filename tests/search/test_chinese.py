@@ -91,6 +91,7 @@ def test_a_search_in_chinese_ends_in_a_bundle_that_predicts(
     keys = ("--preset", "zero_shot", "--trials", 4, "proposals.templates=12", "proposals.keep=6")
     said = toy.search(data, run, chinese_model, *keys)
     assert "the model's vocabulary lacks" in said.err  # of the manual templates
+    assert "embeddings: its sentence encoder knows English" in said.err
     templates = pool(run)
     proposed = [text for source, texts in templates.items() if source != "manual" for text in texts]
     assert len(proposed) == 6

@@ -56,7 +56,7 @@ def check(
     """Look at the data: classes, empty texts, duplicates, conflicts, overlap with other files."""
     from autoprompt.data import checks
     from autoprompt.data.readers import Columns, read
-    from autoprompt.models.builtin import count_tokens
+    from autoprompt.models.builtin import LONGEST_INPUT, count_tokens
     from autoprompt.terminal import check_lines
 
     columns = Columns(text, text_b, label)
@@ -69,6 +69,7 @@ def check(
         if unlabeled
         else None,
         count_tokens=lambda example: count_tokens(example.text, example.text_b),
+        most_tokens=LONGEST_INPUT,
     )
     _print_document(report.to_dict(), as_json, check_lines(report.to_dict()))
     if report.fatal:

@@ -76,7 +76,8 @@ def _space(path: Path, seen: tuple[Path, ...]) -> Space:
         spaces = [_space(_path(name), (*seen, path)) for name in include]
         own = Space(tuple(dimension(name, spec) for name, spec in table.items()))
         if table and not own.methods:
-            raise SpaceError("space.method: missing; add for example method = 'hard'")
+            methods = [method for space in spaces for method in space.methods] or ["hard"]
+            raise SpaceError(f"space.method: missing; add for example method = {methods[0]!r}")
         return Space.merge(*spaces, own) if table else Space.merge(*spaces)
     except SpaceError as error:
         if str(error).startswith(str(path.parent)):

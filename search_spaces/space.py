@@ -15,6 +15,7 @@ from typing import Any
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import (
     KINDS,
+    NAMES,
     Choice,
     Dimension,
     SpaceError,
@@ -83,6 +84,11 @@ class Space:
     def _variants(self, name: str) -> tuple[Dimension, ...]:
         found = tuple(d for d in self.dimensions if d.name == name)
         if not found:
+            if name in NAMES:
+                raise SpaceError(
+                    f"{name}: given, but this space ({', '.join(self.methods)}) does not have it; "
+                    "leave it out, or add a preset that has it"
+                )
             raise unknown("space", name, self.names)
         return found
 

@@ -46,11 +46,13 @@ def check(
     test: Table | None = None,
     unlabeled: Table | None = None,
     count_tokens: Callable[[Example], int] | None = None,
+    most_tokens: int | None = None,
 ) -> CheckReport:
     """Look through labelled rows and, where given, test and unlabeled rows.
 
     Read the tables with `lenient=True`, so that all unfit rows are told, not the first only.
-    `count_tokens` gives an example's length for the model at hand; without it words count.
+    `count_tokens` gives an example's length for the model at hand, which reads `most_tokens`;
+    without it words count.
     """
     files = {"data": table, "test": test, "unlabeled": unlabeled}
     present = {name: found for name, found in files.items() if found is not None}
@@ -108,6 +110,11 @@ def check(
             f"{min(counts['data'].values())}; set objective.metric = {metric}"
         )
     longest, place = _longest(present, count_tokens or _words)
+    if most_tokens is not None and longest > most_tokens:
+        warnings.append(
+            f"{place}: has {longest} tokens; models here read {most_tokens} at most, and longer "
+            "texts are cut"
+        )
     return CheckReport(
         kind=task.kind if task else None,
         rows={name: len(found.examples) for name, found in present.items()},

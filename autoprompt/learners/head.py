@@ -17,7 +17,7 @@ from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Backbone, Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
-from autoprompt.prompts.base import Fitted, Origin, Prompt
+from autoprompt.prompts.base import Fitted, Origin, Prompt, check_length
 from autoprompt.prompts.key_values import PrefixMethod
 
 if TYPE_CHECKING:
@@ -141,7 +141,9 @@ class Head:
         own = {n: t for n, t in tensors.items() if n.startswith("head.") and n.count(".") == 2}
         self._head = {n: t.to(backbone.device) for n, t in own.items()}
         if self._method is not None:
-            self._prompt = self._method.restore(backbone, load_file(directory / SOFT_PROMPT))
+            tensors = load_file(directory / SOFT_PROMPT)
+            check_length(tensors, self._method.length)
+            self._prompt = self._method.restore(backbone, tensors)
             return
         backbone.weights.apply_changes({n: t for n, t in tensors.items() if n not in own})
         self._generation = backbone.weights.generation

@@ -7,14 +7,16 @@ answer is the state that it reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from autoprompt.data.task import Example
 from autoprompt.learners.build import learned_prompt, prefix_of, reads_head
 from autoprompt.text import manual
 from autoprompt.text.placement import Placed, slots
 from autoprompt.text.template import parse, render
+from autoprompt.text.tokens import whole_characters
 from autoprompt.text.truncation import TruncationError
 from search_spaces.candidate import Candidate
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from autoprompt.models.backbone import Backbone
     from autoprompt.models.inputs import Encoded, ModelInputs
 
+UNKNOWN = 0.1  # share of a text's tokens that a model may not know: a few signs are common
 TEXTS = ("a", "it was the first and the last of them")
 LEAST, APART = 1e-7, 1e-3  # of a gradient and a change; of an answer alone and in company
 
@@ -45,6 +48,33 @@ def room_for_text(backbone: Backbone, template: str, kind: str, masks: int = 1) 
     if bare >= backbone.max_length:
         raise error
     return backbone.max_length - bare
+
+
+def misread(backbone: Backbone, examples: Sequence[Example], kind: str) -> list[str]:
+    """What a user should know of texts that the model can hardly read or must cut, a line each."""
+    tokenizer, lines = backbone.tokenizer, []
+    template = manual.default_template(kind, onwards=backbone.reads_onwards)
+    room = room_for_text(backbone, template, kind)
+    unknown = tokens = cut = 0
+    for one in examples:
+        length = 0
+        for text in (one.text, one.text_b or ""):
+            ids = tokenizer(whole_characters(text), add_special_tokens=False)["input_ids"]
+            unknown += sum(token == tokenizer.unk_token_id for token in ids)
+            length += len(ids)
+        tokens += length
+        cut += length > room
+    if unknown > UNKNOWN * tokens:
+        lines.append(
+            f"{round(100 * unknown / tokens)} % of the texts' tokens are unknown to "
+            f"{backbone.name!r}, which can hardly read them; give --model one of their language"
+        )
+    if cut:
+        lines.append(
+            f"{cut} of {len(examples)} texts are cut: {backbone.name!r} reads "
+            f"{backbone.max_length} tokens, its prompt among them"
+        )
+    return lines
 
 
 def unfit(

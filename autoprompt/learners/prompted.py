@@ -26,7 +26,7 @@ from autoprompt.learners.training import Settings, batches, unrolled
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.models.reading import read
-from autoprompt.prompts.base import Fitted, Method, Prompt, origin_of
+from autoprompt.prompts.base import Fitted, Method, Prompt, check_length, origin_of
 from autoprompt.text.placement import Placed, slots
 from autoprompt.text.template import Template, render
 from autoprompt.text.verbalizer import WordIds
@@ -157,7 +157,9 @@ class Prompted:
         if self._demonstrations is not None:
             self._demonstrations.load(directory)
         if self._method is not None:
-            self._prompt = self._method.restore(backbone, load_file(directory / SOFT_PROMPT))
+            tensors = load_file(directory / SOFT_PROMPT)
+            check_length(tensors, self._slots or self._method.length)
+            self._prompt = self._method.restore(backbone, tensors)
         if self._tuned:
             backbone.weights.apply_changes(load_file(directory / WEIGHTS))
             self._generation = backbone.weights.generation
@@ -204,8 +206,12 @@ class Prompted:
         assert self._method is not None, "no method learns a prompt here"
         backbone = self._workshop.backbone
         origin = origin_of(backbone, self._template, self._words, self._workshop.pool)
-        count = slots(self._placed.template) + self._placed.lead
-        return self._method.start(backbone, origin, count, seed)
+        return self._method.start(backbone, origin, self._slots, seed)
+
+    @property
+    def _slots(self) -> int:
+        """Places of the template, and before it, for learned tokens."""
+        return slots(self._placed.template) + self._placed.lead
 
     def share(self, prompt: Prompt, examples: Sequence[Example]) -> Asked:
         """`examples` asked with a prompt that others train at the same time."""

@@ -51,6 +51,10 @@ class Weights(Protocol):
     def frozen(self) -> bool:
         """Whether they are the pretrained ones."""
 
+    @property
+    def has_biases(self) -> bool:
+        """Whether there is anything to tune where the biases alone are."""
+
     def start(
         self,
         token_ids: torch.Tensor,

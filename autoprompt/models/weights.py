@@ -36,6 +36,11 @@ class ResidentWeights:
         self._changed = False
 
     @property
+    def has_biases(self) -> bool:
+        """Whether there is anything to tune where the biases alone are."""
+        return any(name.endswith("bias") for name in self._body)
+
+    @property
     def frozen(self) -> bool:
         """Whether they are the pretrained ones."""
         return not self._changed

@@ -65,6 +65,10 @@ class Fitted(Protocol):
 class Method(Protocol):
     """A prompt's settings, read from a candidate's values by `read` of the method's file."""
 
+    @property
+    def length(self) -> int:
+        """Its tokens, where the template has no slots for it."""
+
     def place(self, template: Template) -> Placed:
         """Where the prompt's tokens stand."""
 
@@ -168,6 +172,22 @@ class Vectors:
     def tensors(self) -> dict[str, torch.Tensor]:
         """`vectors` [P, E]."""
         return {"vectors": self._vectors.detach().cpu().clone()}
+
+
+def check_length(tensors: Mapping[str, torch.Tensor], length: int) -> None:
+    """`PromptError` where a saved prompt has not `length` tokens: vectors [..., P, E], keys and
+    values [L, 2, P, H, D]."""
+    vectors, prefix = tensors.get("vectors"), tensors.get("key_values")
+    found = length
+    if vectors is not None and vectors.dim() >= 2:
+        found = vectors.shape[-2]
+    elif prefix is not None and prefix.dim() == 5:
+        found = prefix.shape[2]
+    if found != length:
+        raise PromptError(
+            f"prompt_length: {length} by the settings and the template, but the saved prompt has "
+            f"{found} tokens; put them back, or export the bundle again"
+        )
 
 
 def saved_vectors(backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:

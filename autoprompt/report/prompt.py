@@ -59,7 +59,8 @@ def read_aloud(template: str, answer: str = GAP) -> str:
 
 
 def demonstrations_line(settings: Mapping[str, Any]) -> str:
-    """How many demonstrations stand beside a text and how they are chosen; '' without any."""
+    """How many demonstrations stand beside a text and how they are chosen; '' without any. Fewer
+    stand there where rows or room are short."""
     count = settings.get("demonstrations", 0)
     if not count:
         return ""
@@ -67,7 +68,7 @@ def demonstrations_line(settings: Mapping[str, Any]) -> str:
     order = settings.get("demonstration_order", "label")
     samples = settings.get("demonstration_samples", 1)
     drawn = "drawn once" if samples == 1 else f"drawn {samples} times, scores averaged"
-    return f"{count} of every class, chosen by {policy}, in {order} order, {drawn}"
+    return f"up to {count} of every class, chosen by {policy}, in {order} order, {drawn}"
 
 
 def _literal(found: list[Segment], text: str) -> None:

@@ -15,7 +15,7 @@ from autoprompt.data.task import Example, Task
 from autoprompt.learners.probe import room_for_text
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.funnel import Judge, narrow
-from autoprompt.search.proposing import propose
+from autoprompt.search.proposing import KEY, propose
 from autoprompt.text import manual, published
 from autoprompt.text.imports import read_template, read_templates
 from autoprompt.text.placement import slots, without_slots
@@ -137,6 +137,8 @@ def build_pools(
     """
     from autoprompt.proposals.label_words import WordReader
 
+    if generator and asked.only_templates:
+        say(f"{KEY}: {generator!r} is not asked, as space.template leaves only your templates")
     backbone = workshop.backbone
     deadline = None if seconds is None else time.monotonic() + seconds
     onwards = backbone.reads_onwards

@@ -35,6 +35,7 @@ from autoprompt.search.settings import Options
 from autoprompt.search.space import (
     check_rates,
     check_read,
+    check_slots,
     check_unlabeled,
     fitting,
     open_space,
@@ -89,6 +90,8 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
         asked = read_asked(
             settings.templates, settings.words, texts, prepared.task, slotless(space)
         )
+        if asked.only_templates:
+            check_slots(space, asked.templates, settings.config.space)
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,
@@ -100,6 +103,7 @@ def _run(
     prepared: Prepared, space: Space, asked: Asked, store: Store, listener: Listener, clock: Clock
 ) -> StudyRecord:
     from autoprompt.learners.build import baselines
+    from autoprompt.learners.probe import misread
     from autoprompt.learners.workshop import Workshop
     from autoprompt.models.backbone import ModelError
     from autoprompt.models.device import resolve_device, resolve_precision
@@ -123,6 +127,8 @@ def _run(
     )
     versions = studies.versions(workshop)
     startup = _startup(workshop, clock)
+    for line in misread(workshop.backbone, prepared.rows, prepared.task.kind):
+        listener.say(line)
     space = fitting(space, prepared.task, workshop, len(prepared.rows), listener.say)
     record, pools, space = freeze(
         prepared, store, record, workshop, asked, space, versions, listener.say, clock

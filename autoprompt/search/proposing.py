@@ -134,7 +134,8 @@ def _let_go(device: str) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ModelError):
-        return str(error).removeprefix("model: ")
+        # the built-in model fills no gaps
+        return str(error).removeprefix("model: ").replace("give 'builtin', an", "give an")
     return (
         "its model and its beam are too large for the memory of the device (a smaller one will do)"
     )

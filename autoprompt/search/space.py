@@ -6,7 +6,7 @@ Knows spaces and settings, no study.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +16,15 @@ from autoprompt.search import study as studies
 from autoprompt.search.choices import PATTERNS, TEMPLATE, WORDS
 from autoprompt.search.settings import Settings
 from autoprompt.text import manual
+from autoprompt.text.placement import slots
+from autoprompt.text.template import parse
 from search_spaces import presets
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice, Dimension, Integer, SpaceError
 from search_spaces.space import Space
 
 AUXILIARY, LENGTH, TRIGGER = "auxiliary_weight", "prompt_length", "trigger_length"
+POSITION = "prompt_position"
 
 
 def open_space(settings: Settings, pool: PromptPool | None = None) -> Space:
@@ -130,6 +133,7 @@ def fitting(
     from autoprompt.models.backbone import ModelError
 
     space = _within(space, task, workshop.backbone, say)
+    space = _tunable(space, workshop.backbone, say)
     _check_buildable(space, task, workshop, rows)
     if "reference" in studies.options(space, "fidelity"):
         say(
@@ -216,6 +220,38 @@ def _no_longer(
     return Space(tuple(kept))
 
 
+def _tunable(space: Space, backbone: Any, say: Callable[[str], None]) -> Space:
+    """The space without tuning biases alone where the model has none, told in a line. SpaceError
+    where nothing else was asked for."""
+    if "bias" not in studies.options(space, "trainable") or backbone.weights.has_biases:
+        return space
+    kept: list[Dimension] = []
+    for d in space.dimensions:
+        if d.name == "trainable" and isinstance(d, Choice) and "bias" in d.options:
+            left = tuple(option for option in d.options if option != "bias")
+            if not left:
+                raise SpaceError(
+                    f"space.trainable: 'bias', but {backbone.name!r} has no biases; set 'prompt' "
+                    "or 'all'"
+                )
+            d = replace(d, options=left)
+        kept.append(d)
+    say(f"trainable 'bias': left out; {backbone.name!r} has no biases")
+    return Space(tuple(kept))
+
+
+def check_slots(space: Space, templates: Sequence[str], given: Iterable[str]) -> None:
+    """SpaceError where a prompt's place or length was given and every template has slots for it."""
+    if not templates or not all(slots(parse(template)) for template in templates):
+        return
+    for name in (LENGTH, POSITION):
+        if name in given and name in space.names:
+            raise SpaceError(
+                f"space.{name}: given, but {{soft:N}} of the templates decides it; leave one of "
+                "them out"
+            )
+
+
 def _check_buildable(space: Space, task: Task, workshop: Any, rows: int) -> None:
     """SpaceError for a method whose settings contradict each other, whatever template and words."""
     from autoprompt.learners.build import CandidateError, build
@@ -255,7 +291,8 @@ def check_rates(space: Space) -> None:
                 raise SpaceError(
                     f"space.trainable: {trainable!r} tunes weights beside the prompt of {method!r} "
                     "and needs a learning_rate, which the preset has not; write a preset of your "
-                    f"own (a TOML file) with include = [{method!r}], trainable and learning_rate"
+                    f"own (a TOML file) with include = [{method!r}] and under [space] method = "
+                    f"{method!r}, trainable and learning_rate"
                 )
 
 

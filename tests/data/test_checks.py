@@ -27,6 +27,9 @@ def test_sound_data_has_nothing_to_tell(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report.to_dict()))["rows"] == {"data": 4, "test": 2}
     counted = check(data, count_tokens=lambda row: len(row.text))
     assert (counted.longest, counted.longest_unit) == (18, "tokens")
+    assert check(data, count_tokens=lambda row: len(row.text), most_tokens=18).warnings == ()
+    (cut,) = check(data, count_tokens=lambda row: len(row.text), most_tokens=17).warnings
+    assert cut.startswith("data, line 5: has 18 tokens; models here read 17 at most")
 
 
 def test_what_spoils_figures_is_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from autoprompt.learners.bundle import (
 )
 from autoprompt.learners.members import ensemble_of
 from autoprompt.learners.workshop import Workshop
+from autoprompt.prompts.base import PromptError
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 
@@ -215,6 +216,24 @@ def edit(path: Path, before: str, after: str) -> None:
     text = path.read_text()
     assert before in text
     path.write_text(text.replace(before, after))
+
+
+@pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize(
+    "method", ["prompt_tuning", "p_tuning", "prefix_tuning", "deep_hidden", "dynamic"]
+)
+def test_a_length_that_is_not_the_saved_prompts_is_refused(
+    method: str, workshop: Workshop, tmp_path: Path
+) -> None:
+    """Settings edited by hand would read too few of the vectors, or look for more."""
+    made = tmp_path / "made"
+    saved(method, workshop, made)
+    for length in (2, 9):
+        edit(made / "prompt.toml", "prompt_length = 3", f"prompt_length = {length}")
+        with pytest.raises(PromptError, match=f"prompt_length: {length} by .* has 3 tokens"):
+            load_bundle(made, device="cpu")
+        edit(made / "prompt.toml", f"prompt_length = {length}", "prompt_length = 3")
+    load_bundle(made, device="cpu")
 
 
 @pytest.mark.usefixtures("unproved")

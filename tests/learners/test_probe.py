@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from autoprompt import plugins
-from autoprompt.learners.probe import unfit
+from autoprompt.data.task import Example
+from autoprompt.learners.probe import misread, unfit
 from autoprompt.models.load import load_model
 from autoprompt.search.study import typical
 from search_spaces import presets
@@ -73,3 +74,19 @@ def test_faults_are_named(fault: str, named: str, tiny_checkpoint: Callable[...,
 def test_methods_without_a_learned_prompt_pass(tiny_checkpoint: Callable[..., Path]) -> None:
     backbone = load_model(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
     assert unfit(Candidate({"method": "hard"}), "single", backbone) == ""
+
+
+def test_texts_that_a_model_can_hardly_read_or_must_cut_are_told(
+    tiny_checkpoint: Callable[..., Path],
+) -> None:
+    backbone = load_model(str(tiny_checkpoint("bert")), device="cpu", precision="fp32")
+    plain = [Example("a moving story"), Example("the plot was dull")]
+    assert misread(backbone, plain, "single") == []
+    (unknown,) = misread(backbone, [*plain, Example("房间 很好")], "single")
+    assert unknown.startswith("36 % of the texts' tokens are unknown")
+    assert "give --model" in unknown
+    long = Example(" ".join(["good"] * backbone.max_length))
+    (cut,) = misread(backbone, [*plain, long], "single")
+    assert cut.startswith("1 of 3 texts are cut")
+    (cut,) = misread(backbone, [Example(long.text[:-10], long.text, "x")], "pair")
+    assert cut.startswith("1 of 1 texts are cut")

@@ -35,3 +35,25 @@ def test_a_text_behind_the_mask_is_refused_by_a_causal_model(
     said = toy.command("search", toy_data, *model, *toy.TINY, *own)
     assert said.code == 2
     assert "put {mask} behind every text" in said.err
+
+
+def test_a_model_without_biases_is_not_asked_to_tune_them(
+    toy_data: Path, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+):
+    own = tmp_path / "own.toml"
+    lines = 'method = "prompt_tuning"\ntrainable = {}\nlearning_rate = 1e-3\n'
+    begin = 'include = ["prompt_tuning"]\n[space]\n'
+    asked = ("--preset", own, "--trials", 1, "final.train=false", WORDS)
+    own.write_text(begin + lines.format('["bias", "all"]'))
+    said = toy.search(toy_data, tmp_path / "run", tiny_checkpoint("t5"), *asked)
+    assert "trainable 'bias': left out" in said.err
+    (row,) = [row for row in toy.board(tmp_path / "run") if row["method"] == "prompt_tuning"]
+    assert (row["state"], row["settings"]["trainable"]) == ("complete", "all")
+    own.write_text(begin + lines.format('"bias"'))
+    model = ("--model", tiny_checkpoint("t5"), "--out", tmp_path / "none")
+    said = toy.command("search", toy_data, *model, *toy.TINY, *asked)
+    assert said.code == 2
+    assert "has no biases; set 'prompt' or 'all'" in said.err
+    own.write_text('include = ["prompt_tuning"]\n[space]\ntrainable = "all"\n')
+    said = toy.command("search", toy_data, *model, *toy.TINY, *asked)
+    assert "space.method: missing; add for example method = 'prompt_tuning'" in said.err

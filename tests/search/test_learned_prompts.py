@@ -122,6 +122,8 @@ def test_prompts_that_no_candidate_could_use_are_refused(
             (own, "space.demonstrations={low=1,high=3}"),
             "demonstrations: a range",
         ),
+        ("prompt_tuning", (slot, "space.prompt_length=7"), "{soft:N} of the templates decides it"),
+        ("prefix_tuning", ("space.prompt_position=end",), "this space (prefix_tuning) does not"),
         ("prompt_tuning", (long,), "{soft:80} {mask} .': leaves no room for a text"),
         ("dynamic", (slot,), "{soft:N} is not trained by dynamic; leave it out"),
         ("prompt_tuning", (own, "space.trainable=bias"), "needs a learning_rate, which the preset"),

@@ -175,7 +175,8 @@ def test_override_narrows_and_keeps_conditions():
     [
         ("method", "hrad", ("method", "'hrad'", "did you mean 'hard'")),
         ("trainable", "all", ("trainable", "follows from method")),
-        ("prompt_length", 5, ("'prompt_length'", "known: method")),
+        ("prompt_length", 5, ("prompt_length", "this space (zero_shot", "leave it out")),
+        ("prompt_lenght", 5, ("'prompt_lenght'", "known: method")),
         ("steps", 2.5, ("steps", "2.5", "whole number")),
         ("template", "t999", ("template", "'t999'")),
     ],

@@ -412,10 +412,13 @@ RANGE = "space.demonstrations={{low = 1, high = 4}}"
         (["predict", "{run}", "-"], "prompt.toml"),
         (["models", "export", "bigone", "{run}"], "builtin"),
         (["search", "{data}", "--out", "{run}", "space.template=[]"], "space.template: []"),
-        (["search", "{data}", "--out", "{run}", "space.demonstrations=2"], "'demonstrations'"),
+        (
+            ["search", "{data}", "--out", "{run}", "space.demonstrations=2"],
+            "space.demonstrations: given",
+        ),
         (
             ["search", "{data}", "--out", "{run}", "--preset", "in_context", RANGE],
-            "list its values",
+            "list them",
         ),
         (["search", "{data}", "--out", "{run}", "--device", "cuda:7"], "--device cpu"),
         (["predict", "{data}", "{data}"], "is a file; give the folder"),

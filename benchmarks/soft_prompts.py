@@ -2,6 +2,8 @@
 
     python benchmarks/soft_prompts.py learn DATA OUT     # sst2, 32 rows a class, 5 seeds
     python benchmarks/soft_prompts.py table DATA OUT     # sst2, trec, subj, 16 a class, 3 seeds
+    python benchmarks/soft_prompts.py table DATA OUT --sets ag_news rte cb --device cuda
+    python benchmarks/soft_prompts.py table DATA OUT --sets ag_news rte --shots 64 --device cuda
     python benchmarks/soft_prompts.py collect OUT RESULTS    # RESULTS.md from the rows of OUT
 
 DATA holds a folder per set with train.jsonl and test.jsonl; OUT gets one JSON row a fit, and a fit
@@ -9,7 +11,7 @@ whose row is there is not run again. `learn` holds every method to two bars: the
 zero-shot, and full tuning with the same template less 5 points. `table` also sets a prompt at the
 front against one whose position is searched, and a dynamic one.
 
-The built-in model on the CPU. A seed draws its own labelled rows. Learning rates (and positions)
+The built-in model, on the CPU unless told otherwise (cb has 16 rows of its rarest class). A seed draws its own labelled rows. Learning rates (and positions)
 are chosen inside them: trained on one half, scored on the other by accuracy, then likelihood; from
 the same grid for all methods that train the same kind of thing. The grids, steps and lengths below
 were fixed before the first fit. The first 500 test rows are read for a final score alone.
@@ -34,7 +36,7 @@ from typing import Any
 import numpy
 import torch
 import transformers
-from builtin_lm import candidate as manual_candidate
+from builtin_lm import candidate as single_candidate
 from soft_prompts_page import SEARCHED, TUNED, ZERO_SHOT, page, rate_of
 
 from autoprompt.data.readers import read
@@ -44,6 +46,7 @@ from autoprompt.learners.build import LEARNED_PROMPTS, build
 from autoprompt.learners.training import Optimiser
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models import builtin
+from autoprompt.text.verbalizer import Verbalizer
 from search_spaces import presets
 from search_spaces.candidate import Candidate
 
@@ -65,6 +68,19 @@ OWN: dict[str, dict[str, Any]] = {"p_tuning": {"reparametrisation": "lstm"}}
 VECTOR_RATES, NETWORK_RATES = (2e-3, 1e-2, 5e-2), (3e-4, 1e-3, 3e-3)
 WEIGHT_RATES, TUNED_STEPS = (5e-5, 1e-4, 2e-4), 60
 POSITIONS = ("front", "before_cue", "end", "split")
+
+
+#: Of pairs: a published template and its words (LM-BFF's for rte, PET's for cb).
+PAIRS: dict[str, tuple[str, dict[str, str]]] = {
+    "rte": (
+        "{text|strip_final_punctuation}? {mask}, {text_b|lower_first}",
+        {"entailment": "yes", "not_entailment": "no"},
+    ),
+    "cb": (
+        "{text_b|strip_final_punctuation} ? {sep} {mask} , {text}",
+        {"contradiction": "no", "entailment": "yes", "neutral": "maybe"},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,16 @@ class Recorder(Optimiser):
         """Mean losses of at most CURVE equal stretches."""
         parts = numpy.array_split(self.losses, min(CURVE, len(self.losses)) or 1)
         return [round(float(part.mean()), 4) for part in parts if len(part)]
+
+
+def manual_candidate(method: str, name: str, settings: dict[str, Any]) -> Candidate:
+    """A method with the manual template and words of a set."""
+    if name not in PAIRS:
+        return single_candidate(method, name, settings)
+    template, words = PAIRS[name]
+    verbalizer = Verbalizer(tuple((label, (word,)) for label, word in words.items()))
+    found = single_candidate(method, "sst2", settings)
+    return found.replace(template=template, words=verbalizer.to_json())
 
 
 def learned(method: str, name: str, steps: int) -> Candidate:
@@ -187,13 +213,20 @@ class Cell:
     """One set with the labelled rows of one seed."""
 
     def __init__(
-        self, data: Path, name: str, seed: int, protocol: Protocol, rows: Rows, precision: str
+        self,
+        data: Path,
+        name: str,
+        seed: int,
+        protocol: Protocol,
+        rows: Rows,
+        precision: str,
+        device: str,
     ) -> None:
         self._test_file = data / name / "test.jsonl"
         self._labelled = draw_shots(_file(data / name / "train.jsonl"), protocol.shots, seed).rows
         self._task: Task = make_task(self._labelled)
         self._name, self._seed, self._protocol, self._rows = name, seed, protocol, rows
-        self._workshop = Workshop(self._task, "builtin", "cpu", precision, self._labelled)
+        self._workshop = Workshop(self._task, "builtin", device, precision, self._labelled)
         self._workshop.optimiser = self._recorder = Recorder()
 
     def measure(self, method: str) -> None:
@@ -277,11 +310,13 @@ def _machine() -> str:
     )
 
 
-def measure(data: Path, rows: Rows, protocol: Protocol, methods: list[str], precision: str) -> None:
+def measure(
+    data: Path, rows: Rows, protocol: Protocol, methods: list[str], precision: str, device: str
+) -> None:
     """Every method on every set with every seed, seed by seed."""
     for seed in range(protocol.seeds):
         for name in protocol.sets:
-            cell = Cell(data, name, seed, protocol, rows, precision)
+            cell = Cell(data, name, seed, protocol, rows, precision, device)
             for method in (ZERO_SHOT, TUNED, *methods):
                 cell.measure(method)
             if protocol.positions and "prompt_tuning" in methods:
@@ -297,6 +332,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(LEARNED_PROMPTS))
     parser.add_argument("--sets", nargs="+", help="fewer sets than the protocol has")
     parser.add_argument("--seeds", type=int, help="seeds 0 to this less one")
+    parser.add_argument("--shots", type=int, help="rows a class")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--steps", type=int, help="of a learned prompt")
     parser.add_argument("--precision", default="auto")
     given = parser.parse_args()
@@ -310,12 +347,14 @@ def main() -> None:
     known = PROTOCOLS[given.what]
     protocol = Protocol(
         tuple(given.sets or known.sets),
-        known.shots,
+        given.shots or known.shots,
         given.seeds or known.seeds,
         given.steps or known.steps,
         known.positions,
     )
-    measure(given.source, Rows(given.target), protocol, given.methods, given.precision)
+    measure(
+        given.source, Rows(given.target), protocol, given.methods, given.precision, given.device
+    )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ whose row is there is not run again. `learn` holds every method to two bars: the
 zero-shot, and full tuning with the same template less 5 points. `table` also sets a prompt at the
 front against one whose position is searched, and a dynamic one.
 
-The built-in model, on the CPU unless told otherwise (cb has 16 rows of its rarest class). A seed draws its own labelled rows. Learning rates (and positions)
-are chosen inside them: trained on one half, scored on the other by accuracy, then likelihood; from
-the same grid for all methods that train the same kind of thing. The grids, steps and lengths below
-were fixed before the first fit. The first 500 test rows are read for a final score alone.
-Methods are found by listing; what of a preset is open takes STANDARD, its first option or middle.
+The built-in model, on the CPU unless told otherwise (cb has 16 rows of its rarest class). A seed
+draws its own labelled rows. Learning rates (and positions) are chosen inside them: trained on one
+half, scored on the other by accuracy, then likelihood; from the same grid for all methods that
+train the same kind of thing. The grids, steps and lengths below were fixed before the first fit.
+The first 500 test rows are read for a final score alone. Methods are found by listing; what of a
+preset is open takes STANDARD, its first option or middle.
 
 Fits (5 methods): `learn` 125, some 10 s each on two quiet cores; `table` at most 261, 6 s each.
 """

@@ -47,6 +47,8 @@ from autoprompt.learners.build import LEARNED_PROMPTS, build
 from autoprompt.learners.training import Optimiser
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models import builtin
+from autoprompt.text import published
+from autoprompt.text.imports import read_template
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces import presets
 from search_spaces.candidate import Candidate
@@ -69,19 +71,8 @@ OWN: dict[str, dict[str, Any]] = {"p_tuning": {"reparametrisation": "lstm"}}
 VECTOR_RATES, NETWORK_RATES = (2e-3, 1e-2, 5e-2), (3e-4, 1e-3, 3e-3)
 WEIGHT_RATES, TUNED_STEPS = (5e-5, 1e-4, 2e-4), 60
 POSITIONS = ("front", "before_cue", "end", "split")
-
-
-#: Of pairs: a published template and its words (LM-BFF's for rte, PET's for cb).
-PAIRS: dict[str, tuple[str, dict[str, str]]] = {
-    "rte": (
-        "{text|strip_final_punctuation}? {mask}, {text_b|lower_first}",
-        {"entailment": "yes", "not_entailment": "no"},
-    ),
-    "cb": (
-        "{text_b|strip_final_punctuation} ? {sep} {mask} , {text}",
-        {"contradiction": "no", "entailment": "yes", "neutral": "maybe"},
-    ),
-}
+#: Of pairs: whose template and words, as published.
+PAIRS = {"rte": "lmbff:rte", "cb": "pet:cb/1"}
 
 
 @dataclass(frozen=True)
@@ -141,10 +132,10 @@ def manual_candidate(method: str, name: str, settings: dict[str, Any]) -> Candid
     """A method with the manual template and words of a set."""
     if name not in PAIRS:
         return single_candidate(method, name, settings)
-    template, words = PAIRS[name]
-    verbalizer = Verbalizer(tuple((label, (word,)) for label, word in words.items()))
+    (one,) = published.find(PAIRS[name], ValueError)
+    words = Verbalizer(tuple((label, (word,)) for label, word in sorted(one.words)))
     found = single_candidate(method, "sst2", settings)
-    return found.replace(template=template, words=verbalizer.to_json())
+    return found.replace(template=str(read_template(one.template)), words=words.to_json())
 
 
 def learned(method: str, name: str, steps: int) -> Candidate:

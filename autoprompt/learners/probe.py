@@ -1,4 +1,4 @@
-"""Whether a model can take a learned prompt: tried, not looked up. Trains nothing.
+"""Whether a model can take a learned prompt, and the texts: tried, not looked up. Trains nothing.
 
 One forward and one backward pass: the answer must move, every trained tensor must get a finite
 gradient that is not zero, and an answer must not depend on the rows beside it. With a head the

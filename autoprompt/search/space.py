@@ -178,11 +178,12 @@ def _within(space: Space, task: Task, backbone: Any, say: Callable[[str], None])
     beside them and the usual template, told in a line. SpaceError where not one is left."""
     from autoprompt.learners.probe import room_for_text
 
+    lengths = [name for name in (LENGTH, TRIGGER) if name in space.names]
+    if not lengths:
+        return space
     template = manual.default_template(task.kind, onwards=backbone.reads_onwards)
-    for name in (LENGTH, TRIGGER):
-        if name not in space.names:
-            continue
-        most = room_for_text(backbone, template, task.kind) - 1
+    most = room_for_text(backbone, template, task.kind) - 1
+    for name in lengths:
         space = _no_longer(space, name, most, backbone, say)
     return space
 

@@ -65,6 +65,10 @@ def test_answers_and_gradients_are_those_of_the_batch(
     # Llama's norms compute in fp32 whatever comes in, and the last one's gradient has two parts
     close = {"atol": 1e-5, "rtol": 1e-4} if family == "llama" else {"atol": 1e-12, "rtol": 1e-10}
     torch.testing.assert_close(found[1][real], expected[1][real], **close)
+    backbone.__dict__["_last_alone"] = False  # one part
+    whole = answered(backbone, inputs, packed=True)
+    torch.testing.assert_close(whole[0], expected[0], atol=1e-12, rtol=1e-10)
+    torch.testing.assert_close(whole[1][real], expected[1][real], atol=1e-12, rtol=1e-10)
     assert not found[1][~real].any()
 
 

@@ -49,6 +49,12 @@ class Train(_Section):
     together: int | None = Field(
         None, ge=1, description="Trials that train in one batch; empty = 1 on a CPU, 16 on a GPU."
     )
+    lanes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Trials side by side on a CPU; empty = by its cores, 1 without minutes.",
+    )
 
 
 class Ensemble(_Section):
@@ -102,7 +108,9 @@ class Config(_Section):
     budget: Budget = Field(default_factory=lambda: Budget(trials=None, minutes=None))
     blocks: Blocks = Field(default_factory=lambda: Blocks(seeds=2, folds=4))
     train: Train = Field(
-        default_factory=lambda: Train(steps=None, batch_size=None, precision="auto", together=None)
+        default_factory=lambda: Train(
+            steps=None, batch_size=None, precision="auto", together=None, lanes=None
+        )
     )
     ensemble: Ensemble = Field(default_factory=lambda: Ensemble(top=3))
     confirm: Confirm = Field(default_factory=lambda: Confirm(top=5, blocks=8))

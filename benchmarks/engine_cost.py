@@ -56,7 +56,7 @@ class InstantBench(Bench):
         score = 0.5 + 0.3 * level + 0.2 * hashlib.sha256(text.encode()).digest()[0] / 255
         names = ["accuracy", "macro_f1", "mcc"]
         names += [f"{kind}/{x}" for kind in ("precision", "recall", "f1") for x in self.task.labels]
-        self.seconds[candidate.digest] = 0.5
+        self.costs.blocks[candidate.digest] = 0.5
         return dict.fromkeys(names, score), 1000
         yield  # nothing is to be fitted: a generator all the same
 

@@ -65,6 +65,27 @@ class Workshop:
         self.prompt_pool = prompt_pool
         self._scratch = scratch
         self._answers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+        self._first: Workshop | None = None  # whose twin this is
+
+    def twin(self) -> Workshop:
+        """The same with a model of its own, for another thread: it begins with the answers that
+        this one has, and shares its sentence encoder. Loads the model."""
+        found = Workshop(
+            self.task,
+            self.model,
+            self.device,
+            self.precision,
+            self.labelled,
+            unlabeled=self.every_unlabeled,
+            revision=self.revision or self.backbone.revision,
+            multi_token=self.multi_token,
+            prompt_pool=self.prompt_pool,
+            scratch=self._scratch,
+        )
+        found._first = self._first or self
+        found._answers = self._answers.copy()
+        found.backbone  # noqa: B018  loads it
+        return found
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -106,6 +127,8 @@ class Workshop:
         """The frozen sentence encoder of the installed package, whatever the model is."""
         from autoprompt.models.sentence import load_package_encoder
 
+        if self._first is not None:
+            return self._first.sentence_encoder
         return load_package_encoder(self.device)
 
     @cached_property

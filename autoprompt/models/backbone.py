@@ -43,6 +43,8 @@ class Kept:
 class Weights(Protocol):
     """A model's weights, trained and restored in place by one learner after another."""
 
+    size: int  # bytes of all of them
+
     @property
     def generation(self) -> int:
         """Another number whenever the weights change: a learner knows its own by it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy
@@ -23,8 +24,8 @@ class SentenceEncoder:
     """Mean of the last hidden states, normalised (Reimers and Gurevych 2019), fp32.
 
     states: from texts to hidden states [B, T, d] and which of them count [B, T]; texts come sorted
-    by `length`, ROWS at a time. reads: whether it knows the language of
-    some texts.
+    by `length`, ROWS at a time. reads: whether it knows the language of some texts. One thread at a
+    time embeds.
     """
 
     def __init__(
@@ -36,9 +37,14 @@ class SentenceEncoder:
         self._lay, self._states, self.reads = lay, states, reads
         self._vectors: dict[str, numpy.ndarray] = {}
         self.tokens = 0  # read so far
+        self._embedding = Lock()
 
     def embed(self, texts: Sequence[str]) -> numpy.ndarray:
         """Unit vectors [N, d], float32; a text met before costs nothing."""
+        with self._embedding:  # a tokenizer has one set of settings
+            return self._embed(texts)
+
+    def _embed(self, texts: Sequence[str]) -> numpy.ndarray:
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         fresh: dict[str, numpy.ndarray] = {}
         for start in range(0, len(missing), ROWS * 32):

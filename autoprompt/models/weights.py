@@ -34,6 +34,7 @@ class ResidentWeights:
         self._body = {n: p for n, p in model.named_parameters() if id(p) not in tables}
         self._pretrained: list[torch.Tensor] | None = None  # of the body, once it is first trained
         self._changed = False
+        self.size = sum(p.numel() * p.element_size() for p in model.parameters())
 
     @property
     def has_biases(self) -> bool:

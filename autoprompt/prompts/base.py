@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -77,6 +79,18 @@ class Method(Protocol):
 
     def restore(self, backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> Fitted:
         """The prompt whose `tensors` these are."""
+
+
+_drawing = Lock()
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Within it torch's own modules, which draw their weights from the process's one generator,
+    draw from `seed`: one thread at a time, and the generator goes on as if nothing had been."""
+    with _drawing, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def origin_of(

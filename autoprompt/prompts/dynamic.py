@@ -24,6 +24,7 @@ from autoprompt.prompts.base import (
     Origin,
     PromptError,
     chosen,
+    drawn_from,
     initial_vectors,
     whole,
 )
@@ -84,8 +85,7 @@ class Dynamic:
             return Live(self, self._known(backbone, _given(origin)), generator)
         count = self.pool * self.length
         vectors = initial_vectors(self.initialisation, count, backbone, origin, generator)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             network = Network(self, backbone.hidden_size, backbone.embedding_size)
         with torch.no_grad():
             network.vectors.copy_(vectors.view(self.pool, self.length, -1))
@@ -96,7 +96,8 @@ class Dynamic:
         return Chooser(self, self._known(backbone, tensors).requires_grad_(False))
 
     def _known(self, backbone: Backbone, tensors: Mapping[str, torch.Tensor]) -> Network:
-        network = Network(self, backbone.hidden_size, backbone.embedding_size)
+        with drawn_from(0):  # and overwritten: no other thread's draws are disturbed
+            network = Network(self, backbone.hidden_size, backbone.embedding_size)
         try:
             network.load_state_dict({k: t.float() for k, t in tensors.items()})
         except RuntimeError as error:

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
-from autoprompt.prompts.base import Origin, PromptError, chosen, whole
+from autoprompt.prompts.base import Origin, PromptError, chosen, drawn_from, whole
 from autoprompt.text.placement import Placed, refuse_slots
 from autoprompt.text.template import Template
 
@@ -111,8 +111,7 @@ class PrefixMethod:
     def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Live:
         """A fresh prefix, drawn from `seed`; `ModelError` where the model takes none."""
         shape = backbone.prefix_shape()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             network = Prefix(
                 self.reparametrisation, self.length, shape, backbone.hidden_size, self.width
             )

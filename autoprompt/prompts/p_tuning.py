@@ -20,6 +20,7 @@ from autoprompt.prompts.base import (
     Vectors,
     at_slots,
     chosen,
+    drawn_from,
     saved_vectors,
     whole,
 )
@@ -94,8 +95,7 @@ class PTuning:
 
     def start(self, backbone: Backbone, origin: Origin, slots: int, seed: int) -> Live:
         """A fresh network, drawn from `seed`; the paper has no other beginning."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawn_from(seed):
             network = Reparametrisation(self.reparametrisation, slots, backbone.embedding_size)
         return Live(network.to(backbone.device))
 

@@ -44,7 +44,7 @@ def run_blocks(
             found = stored[index].metrics
         else:
             late = deadline is not None and (
-                time.monotonic() + bench.seconds.get(candidate.digest, 0.0) > deadline
+                time.monotonic() + bench.costs.blocks.get(candidate.digest, 0.0) > deadline
             )
             if late and len(values) >= least:
                 break

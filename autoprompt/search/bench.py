@@ -49,16 +49,29 @@ class Fit:
 
 
 @dataclass
+class Costs:
+    """Seconds that blocks took, known to all that share them.
+
+    slowest: the slowest block of the search so far, baselines apart. blocks: wall clock of the last
+    block of every candidate, by digest (a moving guess of what confirming it will cost). text: what
+    a trained text took in the last block that trained, baselines too. shown: the most that a block
+    took for each text that an untrained candidate reads for a query with demonstrations. trigger:
+    what a tried trigger took in the last block with a search.
+    """
+
+    slowest: float = 0.0
+    blocks: dict[str, float] = field(default_factory=dict)
+    text: float = 0.0
+    shown: float = 0.0
+    trigger: float = 0.0
+
+
+@dataclass
 class Bench:
     """What every trial of a run shares: the rows, the learners' workshop, the Store.
 
     confirm_blocks: fresh blocks a finalist should have. startup: seconds from the process's start
-    until the model was loaded. slowest: the slowest block of the search so far, baselines apart.
-    seconds: wall clock of the last block of every candidate, by digest (a moving guess of what
-    confirming it will cost). pace: seconds a trained text took in the last block that trained,
-    baselines too; shown_pace: the most that a block took for each text that an untrained candidate
-    reads for a query with demonstrations. trigger_pace: seconds that a tried trigger took in the
-    last block with a search.
+    until the model was loaded. costs: what blocks took so far.
     parts: blocks drawn so far. guide_template, given_words: the template that proposed words were
     read with, and the words that stood beside them; words: those chosen inside blocks so far, by
     (recipe, stage, index).
@@ -76,20 +89,16 @@ class Bench:
     versions: dict[str, Any]
     confirm_blocks: int = 0
     startup: float = 0.0
-    slowest: float = 0.0
-    pace: float = 0.0
-    shown_pace: float = 0.0
-    trigger_pace: float = 0.0
+    costs: Costs = field(default_factory=Costs)
     guide_template: str = ""
     given_words: tuple[str, ...] = ()
     words: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
     parts: dict[tuple[str, int], Block] = field(default_factory=dict)
 
     @property
     def final_seconds(self) -> float:
         """What training on all rows and verifying the bundle in a clean process will take."""
-        return 1.5 * self.startup + 2 * self.slowest
+        return 1.5 * self.startup + 2 * self.costs.slowest
 
     @property
     def base_blocks(self) -> int:
@@ -127,13 +136,13 @@ class Bench:
         predicted = np.argmax(learner.scores(evaluation), axis=1)
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
-        self.seconds[candidate.digest] = took
+        self.costs.blocks[candidate.digest] = took
         if work := self.trained_texts(candidate):
-            self.pace = took / work
+            self.costs.text = took / work
         elif shown := self._shown_texts(candidate):  # the dearest: answers in hand cost nothing
-            self.shown_pace = max(self.shown_pace, took / shown)
+            self.costs.shown = max(self.costs.shown, took / shown)
         if tried := _tried_triggers(candidate):
-            self.trigger_pace = took / tried
+            self.costs.trigger = took / tried
         return found, learner.tokens
 
     def record(self, row: int, part: Block, found: dict[str, float]) -> None:
@@ -150,14 +159,14 @@ class Bench:
 
     def expected(self, candidate: Candidate) -> float:
         """Seconds a block of the candidate will take: as its last, or by what it has to do."""
-        known = self.seconds.get(candidate.digest)
+        known = self.costs.blocks.get(candidate.digest)
         if known is not None:
             return known
         if members := members_of(candidate):
             return fits(candidate) * sum(map(self.expected, members))
         work = self.trained_texts(candidate)
-        read = self.pace * work if work else self.shown_pace * self._shown_texts(candidate)
-        return read + self.trigger_pace * _tried_triggers(candidate)
+        read = self.costs.text * work if work else self.costs.shown * self._shown_texts(candidate)
+        return read + self.costs.trigger * _tried_triggers(candidate)
 
     def trained_texts(self, candidate: Candidate) -> float:
         """Texts that pass through trainings of the model, those it only reads as a third of one;

@@ -90,7 +90,7 @@ def combine(
     rows = chosen(_before_confirming(records.values(), study), top)
     members = [from_row(records[row.trial].candidate) for row in rows]
     for row, member in zip(rows, members, strict=True):
-        bench.seconds.setdefault(member.digest, row.seconds / max(1, row.blocks))
+        bench.costs.blocks.setdefault(member.digest, row.seconds / max(1, row.blocks))
     wanted = combined(rows, members, teach=teach) if len(members) >= LEAST else ()
     if wanted:
         say(f"combining the best {len(members)} prompts")
@@ -106,7 +106,9 @@ def combine(
     for candidate in wanted:
         there = known.pop(candidate.digest, None)
         if there is not None and there.state != "running":
-            bench.slowest = max(bench.slowest, there.seconds / max(1, len(there.blocks)))
+            bench.costs.slowest = max(
+                bench.costs.slowest, there.seconds / max(1, len(there.blocks))
+            )
             if not worth_more(there, SEARCH, bench.base_blocks, room.left):
                 continue
         # without a time limit a PET is taken as one more of the trials of its kind that were asked
@@ -128,7 +130,9 @@ def combine(
             baseline=False,
             least=bench.folds,
         )
-        bench.slowest = max(bench.slowest, bench.seconds.get(candidate.digest, 0.0))
+        bench.costs.slowest = max(
+            bench.costs.slowest, bench.costs.blocks.get(candidate.digest, 0.0)
+        )
     for left in known.values():  # of prompts that were the best when an earlier call ended
         if left.state == "running":
             fail(bench.store, left.id, "interrupted, and other prompts are the best now")

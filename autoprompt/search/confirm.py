@@ -8,12 +8,14 @@ from __future__ import annotations
 import heapq
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
 
 from autoprompt.report.leaderboard import Row
-from autoprompt.search.baselines import run_blocks
-from autoprompt.search.bench import CONFIRM, Bench, from_row
+from autoprompt.search.bench import CONFIRM, Bench, from_row, run_alone
+from autoprompt.search.lanes import Lane, Lanes, Score, Work
 from autoprompt.search.objective import Told, one_line, peak_memory
 from search_spaces.candidate import Candidate
 from storage import queries
@@ -95,7 +97,7 @@ class Forecast:
         return sum(self._cost(bench, digest) for digest in best)
 
     def _cost(self, bench: Bench, digest: str) -> float:
-        return bench.seconds.get(digest, self._known[digest][1])
+        return bench.costs.blocks.get(digest, self._known[digest][1])
 
 
 class Plan(NamedTuple):
@@ -110,7 +112,7 @@ def _block_seconds(bench: Bench, row: Row, blocks: int) -> float:
     stored = queries.block_scores(bench.store, bench.study_id, row.digest, CONFIRM)
     if len(stored) >= blocks:
         return 0.0
-    return bench.seconds.get(row.digest, row.seconds / max(1, row.blocks))
+    return bench.costs.blocks.get(row.digest, row.seconds / max(1, row.blocks))
 
 
 def affordable(
@@ -129,6 +131,64 @@ def affordable(
     return kept, max(least, most)
 
 
+@dataclass(eq=False)
+class _Confirming:
+    """A finalist on its way: the values of its blocks so far, what they took, and why it ended."""
+
+    plan: Plan
+    stored: Mapping[int, float]
+    values: dict[int, float] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
+    error: Exception | None = None
+
+    def block(
+        self, bench: Bench, score: Score, index: int, deadline: float | None
+    ) -> Generator[Any, None, None]:
+        """One block; left out where the deadline is near and it has a whole partition."""
+        if self.error is not None:
+            return
+        if index in self.stored:
+            self.values[index] = self.stored[index]
+            return
+        row, candidate, _ = self.plan
+        expected = bench.costs.blocks.get(candidate.digest, 0.0)
+        late = deadline is not None and time.monotonic() + expected > deadline
+        if late and index >= bench.folds:
+            return
+        part = bench.block(CONFIRM, index)
+        began = time.monotonic()
+        try:
+            found, used = yield from score(candidate, part, None)
+        except StoreUnavailable:
+            raise
+        except Exception as problem:  # such as a diverged training: no winner, but no end either
+            self.error = problem
+            return
+        finally:
+            self.seconds += time.monotonic() - began
+        bench.record(row.trial, part, found)
+        self.values[index] = found[bench.metric]
+        self.tokens += used
+
+    def finish(self, bench: Bench) -> Told:
+        """Its row, finished."""
+        row, candidate, _ = self.plan
+        error = None if self.error is None else one_line(self.error)
+        bench.store.finish_trial(
+            row.trial,
+            state="failed" if error else "complete",
+            seconds=self.seconds,
+            tokens=0 if error else self.tokens,
+            peak_memory=peak_memory(),
+            error=error,
+        )
+        if error:
+            return Told(row.trial, "failed", candidate, None, 0, self.seconds, error=error)
+        mean = sum(self.values.values()) / len(self.values)
+        return Told(row.trial, "confirmed", candidate, mean, len(self.values), self.seconds)
+
+
 def confirm(
     bench: Bench,
     rows: Sequence[Row],
@@ -137,12 +197,14 @@ def confirm(
     blocks: int,
     deadline: float | None,
     told: Callable[[Told], None],
+    lanes: Lanes | None = None,
 ) -> int:
     """Run fresh blocks for each finalist, best first; return how many were confirmed.
 
     All get the same number of blocks, or their bounds could not be compared: `blocks`, or as many
     as the deadline leaves time for, but a whole partition at least. Where that is too much for
-    all, the later finalists are left out; the best never is.
+    all, the later finalists are left out; the best never is. In lanes all have their first block,
+    then all their second: none waits for the others at the end.
     """
     records = {row.id: row for row in queries.trials(bench.store, bench.study_id)}
     plans = [
@@ -150,44 +212,34 @@ def confirm(
         for row in finalists(rows, top)
     ]
     if deadline is not None:
-        plans, blocks = affordable(plans, blocks, bench.folds, deadline - time.monotonic())
-    done = 0
-    for row, candidate, _ in plans:
-        began = time.monotonic()
-        try:
-            values, tokens = run_blocks(
-                bench,
-                row.trial,
-                candidate,
-                stage=CONFIRM,
-                blocks=blocks,
-                deadline=deadline,
-                least=bench.folds,
-            )
-        except StoreUnavailable:
-            raise
-        except Exception as problem:  # such as a diverged training: no winner, but no end either
-            seconds = time.monotonic() - began
-            error = one_line(problem)
-            bench.store.finish_trial(
-                row.trial,
-                state="failed",
-                seconds=seconds,
-                tokens=0,
-                peak_memory=peak_memory(),
-                error=error,
-            )
-            told(Told(row.trial, "failed", candidate, None, 0, seconds, error=error))
-            continue
-        seconds = time.monotonic() - began
-        bench.store.finish_trial(
-            row.trial,
-            state="complete",
-            seconds=seconds,
-            tokens=tokens,
-            peak_memory=peak_memory(),
+        seconds = (deadline - time.monotonic()) * (len(lanes) if lanes else 1)
+        plans, blocks = affordable(plans, blocks, bench.folds, seconds)
+    stage = {
+        plan.row.digest: queries.block_scores(bench.store, bench.study_id, plan.row.digest, CONFIRM)
+        for plan in plans
+    }
+    going = [
+        _Confirming(
+            plan,
+            {n: one.metrics[bench.metric] for n, one in stage[plan.row.digest].items()},
         )
-        mean = sum(values) / len(values)
-        told(Told(row.trial, "confirmed", candidate, mean, len(values), seconds))
-        done += 1
-    return done
+        for plan in plans
+    ]
+    if lanes is None:
+        for one in going:
+            for index in range(blocks):
+                run_alone(one.block(bench, bench.block_steps, index, deadline))
+            told(one.finish(bench))
+    else:
+        lanes.drive(
+            partial(_in_lane, one, index, deadline) for index in range(blocks) for one in going
+        )
+        for one in going:
+            told(one.finish(bench))
+    return sum(one.error is None for one in going)
+
+
+def _in_lane(
+    one: _Confirming, index: int, deadline: float | None, lane: Lane
+) -> Generator[Work, None, None]:
+    return one.block(lane.bench, lane.steps, index, deadline)

@@ -2,8 +2,9 @@
 
 Every trial is asked for, scored block by block and told as if it were alone. Fits that leave the
 model frozen wait for each other and share a running batch; any other is done when it is asked for,
-between two steps of the others. What a trial finds does not depend on the trials beside it, beyond
-rounding; what the sampler suggests next depends on the order in which they end.
+between two steps of the others. Or they stand in lanes, each computed by itself beside the others.
+What a trial finds does not depend on the trials beside it, beyond rounding; what the sampler
+suggests next depends on the order in which they end.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from autoprompt.learners.prompted import Prompted
 from autoprompt.learners.stack import Ride, Stack
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search.bench import Fit
+from autoprompt.search.lanes import Lane, Lanes, Work
 from autoprompt.search.objective import Objective, TrialFailed
 
 
 @dataclass(eq=False)
 class _Member:
-    """A trial under way, and the ride it waits for."""
+    """A trial under way, the ride or work it waits for, and the lane it stands in."""
 
     trial: optuna.trial.Trial
-    steps: Generator[Fit, None, float]
-    ride: Ride | None = None
+    steps: Generator[Fit | Work, None, float]
+    lane: Lane | None = None
+    waits: Ride | Work | None = None
 
 
 class Crew:
@@ -37,32 +40,48 @@ class Crew:
     and it fails the trial when the database is away, which is to be put back.
     """
 
-    def __init__(self, study: optuna.study.Study, workshop: Workshop) -> None:
-        self._study, self._workshop = study, workshop
+    def __init__(
+        self, study: optuna.study.Study, workshop: Workshop, lanes: Lanes | None = None
+    ) -> None:
+        self._study, self._workshop, self._lanes = study, workshop, lanes
         self._stack: Stack | None = None
         self._members: list[_Member] = []
 
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def lane(self) -> Lane | None:
+        """A lane that no trial stands in."""
+        taken = [member.lane for member in self._members]
+        return next((lane for lane in self._lanes or () if lane not in taken), None)
+
     def enter(self, objective: Objective) -> None:
         """Ask for a trial and score it up to its first fit among others, or to its end."""
         trial = self._study.ask()
-        member = _Member(trial, objective.steps(trial))
+        member = _Member(trial, objective.steps(trial), objective.lane)
         self._members.append(member)
         self._go_on(member, None)
 
     def turn(self) -> None:
-        """One step of all fits that wait; trials whose fit has ended go on."""
+        """One step of all fits that wait, or the next block that ends in a lane; the trials whose
+        fit or block has ended go on."""
+        if any(isinstance(member.waits, Work) for member in self._members):
+            assert self._lanes is not None, "work without lanes"
+            work = self._lanes.wait()
+            member = next(member for member in self._members if member.waits is work)
+            member.waits = None
+            self._go_on(member, None)
+            return
         stack = self._stack
         if stack is None or not len(stack):
             return
         self._workshop.backbone.weights.reset()  # another fit may have changed them meanwhile
         for ride in stack.step():
-            self._arrive(next(member for member in self._members if member.ride is ride), ride)
+            self._arrive(next(member for member in self._members if member.waits is ride), ride)
 
     def _arrive(self, member: _Member, ride: Ride) -> None:
-        member.ride, error = None, ride.error
+        member.waits, error = None, ride.error
         if error is None:
             try:
                 ride.arrive()
@@ -83,6 +102,9 @@ class Crew:
                 self._study.tell(member.trial, state=optuna.trial.TrialState.FAIL)
             else:
                 error = None
+                if isinstance(fit, Work):
+                    member.waits = fit
+                    return
                 try:
                     if self._joins(member, fit):
                         return
@@ -101,5 +123,5 @@ class Crew:
         if self._stack is None:
             self._stack = Stack(self._workshop.backbone)
         self._stack.add(ride)
-        member.ride = ride
+        member.waits = ride
         return True

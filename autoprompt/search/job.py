@@ -28,6 +28,7 @@ from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.funnel import GIVEN
+from autoprompt.search.lanes import Lanes, check_lanes, open_lanes
 from autoprompt.search.objective import Objective, Told
 from autoprompt.search.prepare import Prepared, freeze, known_study, prepare
 from autoprompt.search.reserve import after_combining, after_search
@@ -113,6 +114,7 @@ def _run(
     clock.minutes = config.budget.minutes
     clock.spent = record.seconds if record else 0.0
     device = resolve_device(settings.device)
+    check_lanes(config.train, device)
     listener.say(f"loading {settings.model} on {device}")
     workshop = Workshop(
         prepared.task,
@@ -180,9 +182,10 @@ def _run(
                 )
         store.update_study(record.id, stage="baselines", seconds=clock.seconds)
         compete(None if clock.total is None else _baseline_seconds(clock.total, clock))
-        _search(bench, optuna_study, space, pools, prepared, listener, clock)
-        _combine(bench, space, prepared, record, listener, clock)
-        _confirm(bench, prepared, record, listener, clock)
+        with open_lanes(bench, config.train, clock.total is not None, listener.say) as lanes:
+            _search(bench, optuna_study, space, pools, prepared, listener, clock, lanes)
+            _combine(bench, space, prepared, record, listener, clock)
+            _confirm(bench, prepared, record, listener, clock, lanes)
         spare = clock.left() - (bench.final_seconds if config.final.train else 0.0)
         if clock.total is not None and spare > 0:  # for baselines that had too little
             compete(spare / 2)  # they may take twice that
@@ -239,6 +242,7 @@ def _search(
     prepared: Prepared,
     listener: Listener,
     clock: Clock,
+    lanes: Lanes | None = None,
 ) -> None:
     """Trials until the budget is used: `budget.trials` counts over all calls."""
     from autoprompt.search.crew import Crew
@@ -253,7 +257,7 @@ def _search(
     failed = sum(row.state == "failed" for row in finished)
     seen = {row.candidate.digest for row in finished}
     costs = (row.seconds / len(row.blocks) for row in finished if row.blocks)
-    bench.slowest = max(bench.slowest, *costs, 0.0)
+    bench.costs.slowest = max(bench.costs.slowest, *costs, 0.0)
     size = _size(space)
     wanted = math.inf if config.budget.trials is None else config.budget.trials
     if count < wanted and clock.left() > 0:
@@ -268,8 +272,9 @@ def _search(
         listener.told(told)
 
     firsts = deque(studies.first_params(space, pools, len(bench.rows)))
-    crew = Crew(optuna_study, bench.workshop)
-    most = config.train.together or (1 if bench.workshop.device == "cpu" else TOGETHER)
+    crew = Crew(optuna_study, bench.workshop, lanes)
+    most = len(lanes) if lanes else config.train.together
+    most = most or (1 if bench.workshop.device == "cpu" else TOGETHER)
 
     def may_enter(kept: float) -> bool:
         """Whether one more trial is wanted and there is time for it, `kept` left for the rest."""
@@ -282,8 +287,10 @@ def _search(
 
     while True:
         while may_enter(kept := after_search(bench, forecast, config, clock.total)):
+            lane = crew.lane if count else None  # the first has all cores
             objective = Objective(
-                bench=bench,
+                bench=lane.bench if lane else bench,
+                lane=lane,
                 space=space,
                 pools=pools,
                 deadline=clock.deadline(kept if complete else 0.0),
@@ -364,7 +371,12 @@ def _size(space: Space) -> float:
 
 
 def _confirm(
-    bench: Bench, prepared: Prepared, record: StudyRecord, listener: Listener, clock: Clock
+    bench: Bench,
+    prepared: Prepared,
+    record: StudyRecord,
+    listener: Listener,
+    clock: Clock,
+    lanes: Lanes | None,
 ) -> None:
     config = prepared.settings.config
     board = rows(bench.store, record)
@@ -379,6 +391,7 @@ def _confirm(
         blocks=config.confirm.blocks,
         deadline=clock.deadline(bench.final_seconds if config.final.train else 0.0),
         told=listener.told,
+        lanes=lanes,
     )
     if done < config.confirm.top:
         listener.say(f"confirmed {done} of confirm.top = {config.confirm.top}")

@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optuna
 
 from autoprompt.search.bench import SEARCH, Bench, Fit, run_alone
 from autoprompt.search.choices import Pools
+from autoprompt.search.lanes import Lane, Work
 from autoprompt.search.study import resolve
 from search_spaces.candidate import Candidate
 from search_spaces.space import Space
@@ -59,7 +60,8 @@ class Objective:
     A candidate that was scored before reports its stored blocks, then runs at least one more.
     deadline: `time.monotonic()` by which the candidate must also have been confirmed and trained
     on all rows, should it win; None = no limit. patient: it may have its first partition later than
-    that, as there is no score yet.
+    that, as there is no score yet. lane: where its blocks are computed, its bench being this one;
+    None = by whoever takes the steps.
     """
 
     bench: Bench
@@ -68,14 +70,17 @@ class Objective:
     deadline: float | None
     told: Callable[[Told], None]
     patient: bool = False
+    lane: Lane | None = None
 
     def __call__(self, trial: optuna.trial.Trial) -> float:
         """Score the trial's candidate."""
-        return run_alone(self.steps(trial))
+        assert self.lane is None, "a lane's work is waited for by a crew"
+        return run_alone(cast("Generator[Fit, None, float]", self.steps(trial)))
 
-    def steps(self, trial: optuna.trial.Trial) -> Generator[Fit, None, float]:
+    def steps(self, trial: optuna.trial.Trial) -> Generator[Fit | Work, None, float]:
         """The same for a caller that does the fits itself, those of several trials together."""
         bench = self.bench
+        score = bench.block_steps if self.lane is None else self.lane.steps
         candidate = resolve(self.space.suggest(trial), self.pools)
         stored = queries.block_scores(bench.store, bench.study_id, candidate.digest, SEARCH)
         row = trial.user_attrs.get("trial_id")
@@ -111,9 +116,9 @@ class Objective:
                 part = bench.block(SEARCH, index)
                 waits = self.patient and len(values) < bench.folds
                 limit = None if waits else self.deadline
-                found, used = yield from bench.block_steps(candidate, part, limit)
+                found, used = yield from score(candidate, part, limit)
                 tokens += used
-                bench.slowest = max(bench.slowest, bench.seconds[candidate.digest])
+                bench.costs.slowest = max(bench.costs.slowest, bench.costs.blocks[candidate.digest])
                 bench.record(row, part, found)
                 values[index] = found[bench.metric]
                 trial.report(values[index], step=index)

@@ -69,7 +69,7 @@ class Settings:
         """What may not change: JSON-able, flat, one dotted key a value."""
         nested = self.config.model_dump()
         nested.pop("budget")
-        for name in ("precision", "together"):
+        for name in ("precision", "together", "lanes"):
             nested["train"].pop(name)
         flat = {f"{a}.{b}": value for a, table in nested.items() for b, value in table.items()}
         own = {

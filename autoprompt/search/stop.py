@@ -1,7 +1,9 @@
-"""Ctrl-C and SIGTERM as one exception. Knows signals, no run; imports nothing heavy."""
+"""Ctrl-C and SIGTERM as one exception, and how a thread is stopped. Knows signals, no run; imports
+nothing heavy."""
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 import time
@@ -20,6 +22,18 @@ class Stopped(BaseException):
     def __init__(self, exit_code: int) -> None:
         super().__init__(exit_code)
         self.exit_code = exit_code
+
+
+class Halted(BaseException):
+    """This thread's work is not wanted any more."""
+
+
+def halt(thread: threading.Thread) -> None:
+    """`Halted` in that thread, as soon as it runs Python again; a call of torch ends before."""
+    if thread.ident is not None and thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident), ctypes.py_object(Halted)
+        )
 
 
 @contextmanager

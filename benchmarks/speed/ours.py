@@ -26,6 +26,7 @@ from autoprompt.search.choices import TEMPLATE as TEMPLATES
 from autoprompt.search.choices import WORDS as WORD_SETS
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunFolder
+from autoprompt.search.lanes import open_lanes
 from autoprompt.search.prepare import Prepared
 from autoprompt.search.settings import Settings
 from search_spaces import presets
@@ -123,8 +124,18 @@ class Ours:
         settings = Settings(config=build(keys))
         prepared = replace(self._prepared, settings=settings)
         clock, listener = Clock(NEVER), job.Listener()
-        began = time.perf_counter()
-        job._search(self._bench, self._study, self._space, self._pools, prepared, listener, clock)
+        with open_lanes(self._bench, settings.config.train, True, listener.say) as lanes:
+            began = time.perf_counter()
+            job._search(
+                self._bench,
+                self._study,
+                self._space,
+                self._pools,
+                prepared,
+                listener,
+                clock,
+                lanes,
+            )
         if self._work.device == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began

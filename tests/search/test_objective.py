@@ -231,7 +231,7 @@ def test_training_that_cannot_have_a_whole_partition_is_not_begun(
         objective = Objective(bench, space, Pools(()), time.monotonic() + 30.0, ended.append)
         sampler_study.enqueue_trial({"steps": steps})
         sampler_study.optimize(objective, n_trials=1)
-        bench.pace = 0.02  # of this machine or a slower one
+        bench.costs.text = 0.02  # of this machine or a slower one
     assert [(told.state, told.blocks) for told in ended] == [("complete", 8), ("pruned", 0)]
     assert ended[1].seconds < 5.0
     assert "time" in str(ended[1].error)
@@ -249,10 +249,10 @@ def test_the_cost_of_showing_is_guessed_from_what_was_shown(
     many = few.replace(demonstrations=4, demonstration_samples=16)
     assert bench.expected(many) == 0.0  # nothing is known yet
     bench.run_block(few, bench.block("search", 0))
-    took = bench.seconds[few.digest]
+    took = bench.costs.blocks[few.digest]
     assert bench.expected(few) == took
     assert bench.expected(many) == pytest.approx(took * 16 * (1 + 4 * 2) / (1 + 2))
-    bench.pace = 1.0
+    bench.costs.text = 1.0
     tuned = many.replace(method="lm_bff", trainable="all", steps=2, batch_size=4)
     assert bench.expected(tuned) == 2 * 4 * (1 + 4 * 2)
 

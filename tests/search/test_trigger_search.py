@@ -67,7 +67,7 @@ def test_a_block_searches_with_its_training_rows_alone(
         bench.run_block(candidate, part)
         assert seen[-1] == {bench.rows[row].text for row in part.train}
         assert seen[-1].isdisjoint(bench.rows[row].text for row in part.evaluation)
-    assert bench.trigger_pace > 0
+    assert bench.costs.trigger > 0
     # another candidate's first block is expected to take what its search will try
     twice = candidate.replace(trigger_steps=4)
-    assert bench.expected(twice) == pytest.approx(8 * bench.trigger_pace)
+    assert bench.expected(twice) == pytest.approx(8 * bench.costs.trigger)

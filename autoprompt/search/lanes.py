@@ -1,0 +1,197 @@
+"""Blocks computed side by side on a CPU. Knows benches and threads; no trials, no database.
+
+A few-shot step is too small for all cores: its products are short, and the cores wait for one
+another between them. So a lane is a thread with its share of the cores and a model of its own, and
+computes one block at a time. What it finds does not depend on the other lanes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from autoprompt.config import ConfigError, Train
+from autoprompt.data.splits import Block
+from autoprompt.models.backbone import Backbone
+from autoprompt.search.bench import Bench
+from autoprompt.search.stop import Halted, halt
+from search_spaces.candidate import Candidate
+
+#: Lanes at most where none are asked for: the sampler learns nothing from trials under way.
+MOST = 4
+#: A lane holds the model's weights twice, a gradient and two moments of each.
+COPIES = 5
+#: Share of the free memory that lanes may take where none are asked for.
+SHARE = 0.5
+#: Seconds that a lane may take to stop.
+PATIENCE = 10.0
+
+Found = tuple[dict[str, float], int]
+#: A candidate's block, computed by whoever takes the steps: `Bench.block_steps`, `Lane.steps`.
+Score = Callable[[Candidate, Block, float | None], Generator[Any, None, Found]]
+
+
+@dataclass(eq=False)
+class Work:
+    """A block that a lane computes; what it found, or why it did not."""
+
+    compute: Callable[[], Found]
+    found: Found | None = None
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class Lane:
+    """`bench`: the run's, with the lane's own model."""
+
+    bench: Bench
+    waiting: SimpleQueue[Work | None] = field(default_factory=SimpleQueue)
+
+    def steps(
+        self, candidate: Candidate, part: Block, deadline: float | None = None
+    ) -> Generator[Work, None, Found]:
+        """A block's metrics and tokens, as `Bench.block_steps`; to be resumed once what it yields
+        has ended."""
+        work = Work(lambda: self.bench.run_block(candidate, part, deadline))
+        self.waiting.put(work)
+        yield work
+        if work.error is not None:
+            raise work.error
+        assert work.found is not None, "resumed before it has ended"
+        return work.found
+
+
+#: What is to be done in the lane that it is given.
+Task = Callable[[Lane], Generator[Work, None, None]]
+
+
+class Lanes:
+    """Open lanes. Leaving the context ends them, in the midst of a block too."""
+
+    def __init__(self, bench: Bench, count: int, threads: int) -> None:
+        """`count` lanes of `threads` threads each; the first has the bench's own model."""
+        # loaded here: transformers patches what is global while it loads
+        twins = [replace(bench, workshop=bench.workshop.twin()) for _ in range(count - 1)]
+        self._lanes = [Lane(one) for one in (bench, *twins)]
+        self._ended: SimpleQueue[Work] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._run, args=(lane, threads), name=f"lane {n}", daemon=True)
+            for n, lane in enumerate(self._lanes)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes)
+
+    def __enter__(self) -> Lanes:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for lane in self._lanes:
+            lane.waiting.put(None)
+        patience = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            while thread.is_alive() and time.monotonic() < patience:
+                halt(thread)
+                thread.join(0.2)
+
+    def wait(self) -> Work:
+        """The next work that ends."""
+        return self._ended.get()
+
+    def drive(self, tasks: Iterable[Task]) -> None:
+        """Do all tasks, in their order as lanes become free."""
+        waiting, free = iter(tasks), deque(self._lanes)
+        going: dict[Work, tuple[Lane, Generator[Work, None, None]]] = {}
+        while True:
+            while free and (task := next(waiting, None)) is not None:
+                steps = task(free[0])
+                if (work := next(steps, None)) is not None:
+                    going[work] = free.popleft(), steps
+            if not going:
+                return
+            lane, steps = going.pop(self.wait())
+            if (work := next(steps, None)) is not None:
+                going[work] = lane, steps
+            else:
+                free.append(lane)
+
+    def _run(self, lane: Lane, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)  # of this thread alone
+        with suppress(Halted):
+            while (work := lane.waiting.get()) is not None:
+                try:
+                    work.found = work.compute()
+                except Exception as error:
+                    work.error = error
+                self._ended.put(work)
+
+
+def check_lanes(train: Train, device: str) -> None:
+    """`ConfigError` where the run cannot have the lanes that it asks for."""
+    lanes, together = train.lanes or 1, train.together or 1
+    if lanes > 1 and device != "cpu":
+        raise ConfigError(
+            f"train.lanes: {lanes} on {device}, which lanes would share; leave it out, and set "
+            "train.together"
+        )
+    if lanes > 1 and together > 1:
+        raise ConfigError(
+            f"train.lanes: {lanes} beside train.together = {together}, which puts all trials into "
+            "one batch; leave one of them out"
+        )
+
+
+@contextmanager
+def open_lanes(
+    bench: Bench, train: Train, timed: bool, say: Callable[[str], None]
+) -> Iterator[Lanes | None]:
+    """What a run's trials are computed in; None where that is one at a time, or all in one batch.
+
+    timed: whether the run has a time limit. Without one there is one lane unless more are asked
+    for, so that the same command finds the same.
+    """
+    import torch
+
+    workshop, threads = bench.workshop, torch.get_num_threads()
+    count = train.lanes or (lanes_for(threads, workshop.backbone) if timed else 1)
+    if count == 1 or workshop.device != "cpu" or (train.together or 1) > 1:
+        yield None
+        return
+    each = max(1, threads // count)
+    with Lanes(bench, count, each) as lanes:
+        say(f"{count} trials at a time, {each} thread{'s' if each > 1 else ''} each")
+        yield lanes
+
+
+def lanes_for(threads: int, backbone: Backbone) -> int:
+    """As many as threads and memory allow, and MOST."""
+    room = SHARE * free_memory() // (COPIES * backbone.weights.size)
+    return max(1, min(MOST, threads, int(room)))
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take; a control group's limit counts."""
+    found = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        found.append(int(line.split()[1]) * 1024)
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text("ascii"))
+        found.append(limit - int((group / "memory.current").read_text("ascii")))
+    return max(0, min(found, default=4 << 30))

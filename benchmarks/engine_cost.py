@@ -31,7 +31,7 @@ from autoprompt.data.task import Example, Task, make_task
 from autoprompt.learners.workshop import Workshop
 from autoprompt.search import job
 from autoprompt.search import study as studies
-from autoprompt.search.bench import Bench, Fit
+from autoprompt.search.bench import Bench, Request
 from autoprompt.search.choices import FIRST, TEMPLATE, WORDS, Pools
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import RunFolder
@@ -50,7 +50,7 @@ class InstantBench(Bench):
 
     def block_steps(
         self, candidate: Candidate, part: Block, deadline: float | None = None
-    ) -> Generator[Fit, None, tuple[dict[str, float], int]]:
+    ) -> Generator[Request, None, tuple[dict[str, float], int]]:
         text = f"{candidate.digest}/{part.index}"
         level = int(candidate.digest[:4], 16) / 65536
         score = 0.5 + 0.3 * level + 0.2 * hashlib.sha256(text.encode()).digest()[0] / 255

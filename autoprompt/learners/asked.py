@@ -18,6 +18,8 @@ class Asked:
     of LOSSES.
     """
 
+    hidden = False
+
     def __init__(
         self,
         backbone: Backbone,

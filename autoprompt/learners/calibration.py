@@ -22,7 +22,7 @@ from autoprompt.text.template import Piece, Template
 from autoprompt.text.tokens import tokenize_piece
 
 if TYPE_CHECKING:
-    from autoprompt.learners.stack import Ride
+    from autoprompt.learners.riding import Reading, Ride, Rides
 
 #: Inputs without content (Zhao et al. 2021, section 5).
 CONTENT_FREE = ("N/A", "[MASK]", "")
@@ -54,22 +54,32 @@ class Calibrated:
     @property
     def rides(self) -> bool:
         """Whether the learner's training can share a pass through the model with others."""
-        from autoprompt.learners.prompted import Prompted
+        from autoprompt.learners.riding import Rides
 
-        return isinstance(self._learner, Prompted) and self._learner.rides
+        return isinstance(self._learner, Rides) and self._learner.rides
 
     def ride(self, examples: Sequence[Example], *, seed: int, deadline: float | None) -> Ride:
         """The learner's ride, at whose end the bias is taken too. Only where `rides`."""
-        from autoprompt.learners.prompted import Prompted
-
-        assert isinstance(self._learner, Prompted), "ask `rides` first"
-        ride = self._learner.ride(examples, seed=seed, deadline=deadline)
+        ride = self._rider.ride(examples, seed=seed, deadline=deadline)
 
         def arrive() -> None:
             ride.arrive()
             self._arrived(examples)
 
         return replace(ride, arrive=arrive)
+
+    def reading(self, examples: Sequence[Example]) -> Reading:
+        """Its `scores`, to be read beside others. Only where `rides`."""
+        reading = self._rider.reading(examples)
+        own = reading.answer
+        return replace(reading, answer=lambda states: log_softmax(own(states) - self._prior()))
+
+    @property
+    def _rider(self) -> Rides:
+        from autoprompt.learners.riding import Rides
+
+        assert isinstance(self._learner, Rides), "ask `rides` first"
+        return self._learner
 
     def _arrived(self, examples: Sequence[Example]) -> None:
         self._log_prior = log_mean(self._learner.scores(self._neutral(examples)))

@@ -13,6 +13,8 @@ from torch.nn import functional
 
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import SOFT_PROMPT, WEIGHTS, LearnerError, log_softmax
+from autoprompt.learners.riding import Reading, Ride
+from autoprompt.learners.stack import ride_alone
 from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Backbone, Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
@@ -29,9 +31,7 @@ NOWHERE = Origin((), ())  # a plain text has no template, and a prefix begins wi
 
 def read_state(backbone: Backbone, inputs: ModelInputs) -> torch.Tensor:
     """Last hidden state [B, d] where a plain text is read: of an encoder-decoder, the encoder's."""
-    hidden = backbone.hidden(inputs)
-    index = inputs.mask_positions[:, :1, None].expand(-1, -1, hidden.shape[-1])
-    return hidden.gather(1, index)[:, 0].float()
+    return backbone.read_states(inputs)[:, 0]
 
 
 class Head:
@@ -58,6 +58,9 @@ class Head:
 
     def fit(self, examples: Sequence[Example], *, seed: int, deadline: float | None = None) -> None:
         """Train a fresh head from `seed`, with the model or with a fresh prefix."""
+        if self.rides:
+            ride_alone(self.ride(examples, seed=seed, deadline=deadline), self._workshop.backbone)
+            return
         device = self._workshop.backbone.device
         targets = torch.tensor(self._task.label_ids(examples), device=device)
         self.train(
@@ -67,6 +70,46 @@ class Head:
             deadline=deadline,
         )
 
+    @property
+    def rides(self) -> bool:
+        """Whether its training can share a pass through the model with others: it leaves the
+        model frozen."""
+        return self._method is not None
+
+    def ride(self, examples: Sequence[Example], *, seed: int, deadline: float | None) -> Ride:
+        """Its training as a ride of the stack; it is fitted when that has ended without an error.
+        Only where `rides`."""
+        assert self._method is not None, "nothing but the model to train"
+        backbone, training = self._workshop.backbone, self._training
+        backbone.weights.reset()
+        rows = self._encode(examples)
+        self._head = self._fresh(seed)
+        prompt = self._method.start(backbone, NOWHERE, 0, seed)
+        self._prompt = prompt
+        descent = self._workshop.optimiser.begin(
+            Trainable((), (), (*prompt.parameters(), *self._head.values())), training
+        )
+
+        def arrive() -> None:
+            descent.check_end()
+            self._head = {n: t.detach() for n, t in self._head.items()}
+            self._prompt = prompt.finish()
+
+        targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
+        rider = _Plain(self, rows, targets)
+        return Ride(rider, descent, batches(len(rows), training, seed), deadline, arrive)
+
+    def reading(self, examples: Sequence[Example]) -> Reading:
+        """Its `scores`, to be read beside others. Only where `rides`."""
+        rows = self._encode(examples)
+        self.tokens += sum(len(row.ids) for row in rows)
+
+        def answer(states: dict[int, torch.Tensor]) -> numpy.ndarray:
+            state = states[1][:, 0].to(self._workshop.backbone.device)
+            return log_softmax(self._from_state(state).cpu().numpy())
+
+        return Reading({1: rows}, self._inserted, answer, hidden=True)
+
     def train(
         self,
         examples: Sequence[Example],
@@ -75,24 +118,15 @@ class Head:
         seed: int,
         deadline: float | None = None,
     ) -> None:
-        """The same on any loss of a batch's logits [B, C] and its rows' numbers; no label is read
-        here."""
+        """Train a fresh head and all weights on any loss of a batch's logits [B, C] and its rows'
+        numbers; no label is read here. Only where it does not ride."""
         backbone = self._workshop.backbone
         rows = self._encode(examples)
         self._head = self._fresh(seed)
-        prompt = None
-        if self._method is None:
-            trainable = self._tuned(rows)
-        else:
-            backbone.weights.reset()
-            prompt = self._method.start(backbone, NOWHERE, 0, seed)
-            trainable = Trainable((), (), (*prompt.parameters(), *self._head.values()))
-        self._prompt = prompt
+        trainable = self._tuned(rows)
 
         def batch_loss(chosen: list[int]) -> torch.Tensor:
-            self.tokens += sum(len(rows[index].ids) for index in chosen)
-            logits = self._logits(backbone.batch([rows[index] for index in chosen]))
-            return loss(logits, chosen)
+            return loss(self._logits(self.batch(rows, chosen)), chosen)
 
         try:
             shrink = self._workshop.optimiser.run(
@@ -106,11 +140,8 @@ class Head:
             backbone.weights.reset()
             raise
         self._head = {n: t.detach() for n, t in self._head.items()}
-        if prompt is not None:
-            self._prompt = prompt.finish()
-        else:
-            backbone.weights.finish(shrink)
-            self._generation = backbone.weights.generation
+        backbone.weights.finish(shrink)
+        self._generation = backbone.weights.generation
 
     def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
         """Log-probabilities [N, C]."""
@@ -172,10 +203,22 @@ class Head:
         )
 
     def _logits(self, inputs: ModelInputs) -> torch.Tensor:
-        head, backbone = self._head, self._workshop.backbone
-        if self._prompt is not None:
-            inputs = self._prompt.insert(inputs, backbone)
-        state = read_state(backbone, inputs)  # [B, d]
+        return self._from_state(read_state(self._workshop.backbone, self._inserted(inputs)))
+
+    def batch(self, rows: Sequence[Encoded], chosen: list[int]) -> ModelInputs:
+        """Some of the rows, counted."""
+        self.tokens += sum(len(rows[index].ids) for index in chosen)
+        return self._workshop.backbone.batch([rows[index] for index in chosen])
+
+    def _inserted(self, inputs: ModelInputs) -> ModelInputs:
+        """A batch with the prefix in it, if there is one."""
+        if self._prompt is None:
+            return inputs
+        return self._prompt.insert(inputs, self._workshop.backbone)
+
+    def _from_state(self, state: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] from states [B, d]."""
+        head = self._head
         if self._method is None:
             state = torch.tanh(
                 functional.linear(state, head["head.dense.weight"], head["head.dense.bias"])
@@ -199,3 +242,21 @@ class Head:
                 "learner: its trained weights are gone, as another was fitted on the same model; "
                 "score or save it before that, or fit it again"
             )
+
+
+class _Plain:
+    """Plain texts asked through a learned prefix, read by a head."""
+
+    hidden = True
+
+    def __init__(self, head: Head, rows: Sequence[Encoded], targets: torch.Tensor) -> None:
+        self._head, self._rows, self._targets = head, rows, targets
+
+    def inputs(self, chosen: list[int]) -> list[ModelInputs]:
+        """The batch of these rows."""
+        return [self._head._inserted(self._head.batch(self._rows, chosen))]
+
+    def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:
+        """Mean cross-entropy from their states [B, 1, d]."""
+        logits = self._head._from_state(states[0][:, 0])
+        return functional.cross_entropy(logits, self._targets[chosen])

@@ -21,7 +21,8 @@ from autoprompt.learners.base import (
     log_softmax,
 )
 from autoprompt.learners.demonstrations import Beside, Demonstrations
-from autoprompt.learners.stack import Ride, ride_alone
+from autoprompt.learners.riding import Reading, Ride
+from autoprompt.learners.stack import ride_alone
 from autoprompt.learners.training import Settings, batches, unrolled
 from autoprompt.models.backbone import Trainable
 from autoprompt.models.inputs import Encoded, ModelInputs
@@ -130,9 +131,23 @@ class Prompted:
                     states[k] = read(backbone, encoded, self._states)
                     count = sum(len(row.ids) for row in encoded)
                 self.tokens += count
-        found = self._answers.scores_in_chunks(backbone, states).numpy()
-        found = found.reshape(-1, len(examples), found.shape[1]).mean(axis=0)  # over samples
-        return log_softmax(found)
+        return self._log_probs(states, len(examples))
+
+    def reading(self, examples: Sequence[Example]) -> Reading:
+        """Its `scores`, to be read beside others. Only where `rides`."""
+        queries = self._queries(examples)
+        self.tokens += sum(len(row.ids) for rows in queries.values() for row in rows)
+
+        def answer(states: dict[int, torch.Tensor]) -> numpy.ndarray:
+            self._check_weights()  # the label words' rows
+            return self._log_probs(states, len(examples))
+
+        return Reading(queries, self._inserted, answer)
+
+    def _log_probs(self, states: Mapping[int, torch.Tensor], count: int) -> numpy.ndarray:
+        """Of `count` texts, [count, C], from the answer states of their rows."""
+        found = self._answers.scores_in_chunks(self._workshop.backbone, dict(states)).numpy()
+        return log_softmax(found.reshape(-1, count, found.shape[1]).mean(axis=0))  # over samples
 
     def save(self, directory: Path) -> dict[str, Any]:
         """Write what training changed."""

@@ -3,7 +3,9 @@
 A learned prompt trains on a handful of short texts, and every candidate asks the same frozen model.
 So fits join and leave one batch between steps, as requests do in a model server: their rows pass
 the model together, and each fit has its own loss, gradient, clipping, schedule and moments. A row
-does not see its neighbours, so a fit ends as it would have ended alone, up to rounding.
+does not see its neighbours, so a fit ends as it would have ended alone, up to rounding. What a
+fitted learner reads rides in the same steps, in passes that keep nothing for a way back and are in
+fp32.
 """
 
 from __future__ import annotations
@@ -11,48 +13,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from itertools import groupby
 
 import torch
 
-from autoprompt.learners.training import Descent
+from autoprompt.learners.riding import Reading, Ride
 from autoprompt.models.backbone import Backbone
 from autoprompt.models.inputs import ModelInputs
+from autoprompt.models.memory import Activations, free_memory, measured
 from autoprompt.models.merging import merge, split
 
-#: Tokens of a pass, padding included: beyond these a CPU gains nothing, and a GPU of 16 GB holds
-#: the activations of as many of a base-sized model several times over.
+#: Tokens of a pass, padding included: beyond these a CPU gains nothing, nor a GPU of today.
 MOST_TOKENS = {"cpu": 4_096, "cuda": 32_768}
-
-
-class Rider(Protocol):
-    """The rows of one fit."""
-
-    def inputs(self, chosen: list[int]) -> list[ModelInputs]:
-        """Batches of these rows with the prompt in them, differentiable in its parameters."""
-
-    def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:
-        """The scalar loss from their answer states [B, M, E], batch by batch."""
-
-
-@dataclass(eq=False)
-class Ride:
-    """A fit on its way. `arrive` makes the learner ready once all steps are done; `error` is why
-    they were not."""
-
-    rider: Rider
-    descent: Descent
-    order: Iterator[list[int]]
-    deadline: float | None = None
-    arrive: Callable[[], None] = lambda: None
-    error: Exception | None = None
+#: Share of the device's free memory that the activations of a pass may take: what a layer needs for
+#: a moment, forwards or backwards, comes on top of what is kept.
+SHARE = 0.5
 
 
 @dataclass(eq=False)
 class _Turn:
     """What a ride puts into one step: batches with `leaves` in place of what its prompt made."""
 
-    ride: Ride
+    ride: Ride | Reading
     chosen: list[int]
     made: list[torch.Tensor] = field(default_factory=list)
     leaves: list[torch.Tensor] = field(default_factory=list)
@@ -66,48 +48,77 @@ class _Turn:
     def rows(self) -> int:
         return sum(len(part.input_ids) for part in self.inputs)
 
+    @property
+    def hidden(self) -> bool:
+        """Whether it reads the trunk's states, not answers."""
+        ride = self.ride
+        return ride.hidden if isinstance(ride, Reading) else ride.rider.hidden
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Turns of one kind can share a pass."""
+        return isinstance(self.ride, Reading), self.hidden
+
 
 class Stack:
-    """The running batch. `most_tokens` of a pass falls by half where the device has no memory for
-    them, and stays there."""
+    """The running batch. A pass has `most_tokens` at most, and no more than what the memory model
+    says there is room for; where the device has no memory for it all the same, both fall by half
+    and stay there."""
 
-    def __init__(self, backbone: Backbone, most_tokens: int | None = None) -> None:
+    def __init__(
+        self, backbone: Backbone, most_tokens: int | None = None, most_bytes: float | None = None
+    ) -> None:
         self._backbone = backbone
         kind = backbone.device.partition(":")[0]
         self.most_tokens = most_tokens or MOST_TOKENS.get(kind, MOST_TOKENS["cuda"])
-        self._rides: list[Ride] = []
+        self.most_bytes = most_bytes
+        self._activations: Activations | None = None  # measured once there are several turns
+        self._rides: list[Ride | Reading] = []
 
     def __len__(self) -> int:
         return len(self._rides)
 
-    def add(self, ride: Ride) -> None:
+    def add(self, ride: Ride | Reading) -> None:
         """It rides from the next step on."""
         self._rides.append(ride)
 
-    def step(self) -> list[Ride]:
-        """One step of every ride; returns those that have ended, with or without an `error`."""
+    def step(self) -> list[Ride | Reading]:
+        """One step of all that ride; returns those that have ended, with or without an `error`."""
         turns = [turn for ride in list(self._rides) if (turn := self._turn(ride))]
-        for group in self._groups(turns):
-            self._pass(group)
+        turns.sort(key=lambda turn: (turn.kind, turn.length))
+        for (reads, _), alike in groupby(turns, key=lambda turn: turn.kind):
+            for group in self._groups(list(alike)):
+                self._pass(group, self._read if reads else self._learn)
         going = {id(turn.ride) for turn in turns if turn.ride.error is None}
         ended = [ride for ride in self._rides if id(ride) not in going]
         self._rides = [ride for ride in self._rides if id(ride) in going]
         return ended
 
-    def _turn(self, ride: Ride) -> _Turn | None:
+    def _turn(self, ride: Ride | Reading) -> _Turn | None:
         """The ride's rows of this step; None where there is no step left, or it failed."""
         try:
-            chosen = next(ride.order, None)
-            if chosen is None:
-                return None
-            ride.descent.check_time(ride.deadline)
-            ride.descent.open()
-            turn = _Turn(ride, chosen)
-            turn.inputs = [self._cut(turn, part) for part in ride.rider.inputs(chosen)]
-        except Exception as error:  # this fit's trouble, not its neighbours'
+            return self._next_rows(ride) if isinstance(ride, Reading) else self._next_step(ride)
+        except Exception as error:  # this one's trouble, not its neighbours'
             ride.error = error
             return None
+
+    def _next_step(self, ride: Ride) -> _Turn | None:
+        chosen = next(ride.order, None)
+        if chosen is None:
+            return None
+        ride.descent.check_time(ride.deadline)
+        ride.descent.open()
+        turn = _Turn(ride, chosen)
+        turn.inputs = [self._cut(turn, part) for part in ride.rider.inputs(chosen)]
         return turn
+
+    def _next_rows(self, reading: Reading) -> _Turn | None:
+        masks, chosen = next(reading.waiting, (0, []))
+        if not chosen:
+            return None
+        rows = [reading.rows[masks][index] for index in chosen]
+        with torch.inference_mode(), self._backbone.exactly():
+            return _Turn(reading, [masks], inputs=[reading.insert(self._backbone.batch(rows))])
 
     def _cut(self, turn: _Turn, part: ModelInputs) -> ModelInputs:
         """The batch with leaves where its prompt's tensors stand: the model's graph ends there, so
@@ -123,11 +134,11 @@ class Stack:
         return replace(part, **changes)
 
     def _groups(self, turns: Sequence[_Turn]) -> Iterator[list[_Turn]]:
-        """Turns of similar length, as many as one pass may hold: little is padding then."""
+        """Turns, shortest first, as many as one pass may hold: little is padding then."""
         group: list[_Turn] = []
         rows = 0
-        for turn in sorted(turns, key=lambda turn: turn.length):
-            if group and (rows + turn.rows) * turn.length > self.most_tokens:
+        for turn in turns:
+            if group and not self._has_room(rows + turn.rows, turn.length):
                 yield group
                 group, rows = [], 0
             group.append(turn)
@@ -135,49 +146,87 @@ class Stack:
         if group:
             yield group
 
-    def _pass(self, group: list[_Turn]) -> None:
-        """Loss, gradients and step of each turn's fit."""
+    def _has_room(self, rows: int, length: int) -> bool:
+        """Whether so many rows of that length can pass together."""
+        if self._activations is None:
+            self._activations = self._measured()
+        if self.most_bytes is None:
+            self.most_bytes = SHARE * free_memory(self._backbone.device)
+        fits = self._activations.bytes(rows, length) <= self.most_bytes
+        return fits and rows * length <= self.most_tokens
+
+    def _measured(self) -> Activations:
         try:
-            values = self._gradients(group)
+            return measured(self._backbone)
+        except torch.OutOfMemoryError:  # passes are tried then, and halved
+            return Activations(0.0, 0.0, 0.0)
+
+    def _pass(self, group: list[_Turn], do: Callable[[list[_Turn]], None]) -> None:
+        """`do` the group, in halves where the device has no memory for it."""
+        try:
+            do(group)
         except torch.OutOfMemoryError as error:
             if len(group) == 1:
                 group[0].ride.error = error
                 return
             self.most_tokens = max(1, self.most_tokens // 2)
+            if self.most_bytes is not None:
+                self.most_bytes /= 2
             for turn in group:
-                turn.ride.descent.open()
+                if isinstance(turn.ride, Ride):
+                    turn.ride.descent.open()
             half = len(group) // 2
-            self._pass(group[:half])
-            self._pass(group[half:])
-            return
+            self._pass(group[:half], do)
+            self._pass(group[half:], do)
+
+    def _states(self, group: Sequence[_Turn]) -> list[torch.Tensor]:
+        """States [B, M, E] of all batches of turns of one kind."""
+        parts = [part for turn in group for part in turn.inputs]
+        merged = merge(parts, self._backbone.embed)
+        hidden = group[0].hidden
+        read = self._backbone.read_states if hidden else self._backbone.answer_states
+        return split(read(merged), parts)
+
+    def _read(self, group: list[_Turn]) -> None:
+        """What each turn's rows are answered."""
+        with torch.inference_mode(), self._backbone.exactly():
+            states = self._states(group)
+        for turn, found in zip(group, states, strict=True):
+            assert isinstance(turn.ride, Reading)
+            turn.ride.take(turn.chosen[0], found)
+
+    def _learn(self, group: list[_Turn]) -> None:
+        """Loss, gradients and step of each turn's fit."""
+        values = self._gradients(group)
         for turn, value in zip(group, values, strict=True):
-            if turn.ride.error is not None:
+            ride = turn.ride
+            if ride.error is not None:
                 continue
             try:
-                turn.ride.descent.check(value)
+                assert isinstance(ride, Ride)
+                ride.descent.check(value)
                 given = [
                     (made, leaf.grad)
                     for made, leaf in zip(turn.made, turn.leaves, strict=True)
                     if leaf.grad is not None
                 ]
                 torch.autograd.backward([m for m, _ in given], [g for _, g in given])
-                turn.ride.descent.close()
+                ride.descent.close()
             except Exception as error:  # this fit's trouble, not its neighbours'
-                turn.ride.error = error
+                ride.error = error
 
     def _gradients(self, group: Sequence[_Turn]) -> list[float]:
         """The losses, and what they say to the leaves. A loss that is no number says nothing."""
         for turn in group:
             for leaf in turn.leaves:
                 leaf.grad = None
-        parts = [part for turn in group for part in turn.inputs]
-        merged = merge(parts, self._backbone.embed)
-        states = split(self._backbone.answer_states(merged), parts)
+        states = self._states(group)
         losses = []
         for turn in group:
             own, states = states[: len(turn.inputs)], states[len(turn.inputs) :]
             loss = None
             try:
+                assert isinstance(turn.ride, Ride)
                 loss = turn.ride.rider.loss(own, turn.chosen)
             except torch.OutOfMemoryError:
                 raise

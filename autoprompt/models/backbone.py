@@ -156,6 +156,9 @@ class Backbone(Protocol):
     def hidden(self, inputs: ModelInputs) -> torch.Tensor:
         """Last hidden states [B, T, d], fp32 or the autocast type."""
 
+    def read_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """Last hidden states at the read positions, an encoder-decoder's encoder's: [B, M, d]."""
+
     def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
         """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
 

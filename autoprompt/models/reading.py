@@ -25,15 +25,23 @@ def read(
     Rows are sorted by length, so that little is padding. exactly: computed in fp32, so that a row's
     answer does not depend (beyond 1e-5) on the rows around it; without, in the model's precision.
     """
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     pieces = []
     with torch.inference_mode(), backbone.exactly() if exactly else nullcontext():
-        for start in range(0, len(order), ROWS):
-            batch = backbone.batch([rows[index] for index in order[start : start + ROWS]])
-            pieces.append(answer(batch).cpu())
-    found = torch.cat(pieces)
+        for chosen in chunks(rows):
+            pieces.append(answer(backbone.batch([rows[index] for index in chosen])).cpu())
+    return in_order(rows, torch.cat(pieces))
+
+
+def chunks(rows: Sequence[Encoded]) -> list[list[int]]:
+    """Numbers of the rows that are read at a time: of similar length, ROWS at most."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+    return [order[start : start + ROWS] for start in range(0, len(order), ROWS)]
+
+
+def in_order(rows: Sequence[Encoded], found: torch.Tensor) -> torch.Tensor:
+    """What `chunks` found one after another, [N, ...], in the order of the rows."""
     restored = torch.empty_like(found)
-    restored[torch.tensor(order)] = found
+    restored[torch.tensor([index for chosen in chunks(rows) for index in chosen])] = found
     return restored.clone()  # outside inference mode: an ordinary tensor
 
 

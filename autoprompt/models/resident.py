@@ -370,11 +370,16 @@ class Resident:
 
     def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
         """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
-        hidden = self._states(inputs, answer=True)
-        index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+        read = _at_positions(self._states(inputs, answer=True), inputs)
         with self._autocast():
-            states = self._transform(hidden.gather(1, index))  # [B, M, d] to [B, M, E]
+            states = self._transform(read)  # [B, M, d] to [B, M, E]
         return states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def read_states(self, inputs: ModelInputs) -> torch.Tensor:
+        """Last hidden states at the read positions, an encoder-decoder's encoder's: [B, M, d]."""
+        states = self._states(inputs, answer=self._decoder is None)
+        found = _at_positions(states, inputs)
+        return found.to(torch.promote_types(found.dtype, torch.float32))
 
     def remember(self, inputs: ModelInputs) -> Memory:
         """What an encoder-decoder's decoder needs of a batch, for `decode`; nothing is decoded."""
@@ -489,3 +494,9 @@ def first_position(model: Any) -> int:
             offset = getattr(module, "padding_idx", None)
             return 0 if offset is None else offset + 1
     return 0
+
+
+def _at_positions(states: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
+    """States [B, T, d] at the read positions, [B, M, d]."""
+    index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, states.shape[-1])
+    return states.gather(1, index)

@@ -17,7 +17,7 @@ class Pace:
     interrupted run do not count, and trials that trained together share their time.
 
     rode: how many trained in a batch that can be shared, the model frozen; alone: how many trained
-    by themselves, weights of the model or a head among what they trained.
+    by themselves, weights of the model among what they trained.
     """
 
     candidates_an_hour: float
@@ -49,9 +49,7 @@ def _trains(one: TrialRecord) -> bool:
 
 
 def _rides(one: TrialRecord) -> bool:
-    settings = one.candidate.settings
-    frozen = settings.get("trainable") == "prompt"
-    return _trains(one) and frozen and settings.get("readout", "verbalizer") != "head"
+    return _trains(one) and one.candidate.settings.get("trainable") == "prompt"
 
 
 def _covered(spans: Iterable[tuple[float, float]]) -> float:

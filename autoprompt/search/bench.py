@@ -48,6 +48,23 @@ class Fit:
         self.learner.fit(self.rows, seed=self.seed, deadline=self.deadline)
 
 
+@dataclass(eq=False)
+class Scoring:
+    """Rows that a fitted learner is to answer before its block can be scored."""
+
+    learner: Learner
+    rows: Sequence[Example]
+    found: np.ndarray | None = None  # log-probabilities [N, C]
+
+    def alone(self) -> None:
+        """Answer them, and do nothing else meanwhile."""
+        self.found = self.learner.scores(self.rows)
+
+
+#: What a block asks for before it goes on.
+Request = Fit | Scoring
+
+
 @dataclass
 class Costs:
     """Seconds that blocks took, known to all that share them.
@@ -122,9 +139,9 @@ class Bench:
 
     def block_steps(
         self, candidate: Candidate, part: Block, deadline: float | None = None
-    ) -> Generator[Fit, None, tuple[dict[str, float], int]]:
-        """The same for a caller that does the fit itself. The learner's seed depends on the block
-        alone, so that candidates are compared under the same draw.
+    ) -> Generator[Request, None, tuple[dict[str, float], int]]:
+        """The same for a caller that does the fit and the reading itself. The learner's seed
+        depends on the block alone, so that candidates are compared under the same draw.
         """
         train = [self.rows[i] for i in part.train]
         inside = self.inside(candidate, part, train)
@@ -133,7 +150,10 @@ class Bench:
         evaluation = [self.rows[i] for i in part.evaluation]
         seed = derived_seed(self.seed, part.stage, part.index)
         yield Fit(learner, train, seed, deadline)
-        predicted = np.argmax(learner.scores(evaluation), axis=1)
+        scoring = Scoring(learner, evaluation)
+        yield scoring
+        assert scoring.found is not None, "resumed before it was answered"
+        predicted = np.argmax(scoring.found, axis=1)
         found = metrics(self.task.label_ids(evaluation), predicted.tolist(), self.task.labels)
         took = time.monotonic() - began
         self.costs.blocks[candidate.digest] = took
@@ -268,16 +288,16 @@ def from_row(row: Any) -> Candidate:
     return Candidate(values)
 
 
-def run_alone(steps: Generator[Fit, None, Value]) -> Value:
-    """What the steps return, each fit done when it is asked for."""
+def run_alone(steps: Generator[Request, None, Value]) -> Value:
+    """What the steps return, each request done when it is asked."""
     error: Exception | None = None
     while True:
         try:
-            fit = next(steps) if error is None else steps.throw(error)
+            request = next(steps) if error is None else steps.throw(error)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
         error = None
         try:
-            fit.alone()
+            request.alone()
         except Exception as problem:
             error = problem

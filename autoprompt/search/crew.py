@@ -1,10 +1,10 @@
 """Trials that train together. Knows Optuna's study, objectives and the stack, no space.
 
 Every trial is asked for, scored block by block and told as if it were alone. Fits that leave the
-model frozen wait for each other and share a running batch; any other is done when it is asked for,
-between two steps of the others. Or they stand in lanes, each computed by itself beside the others.
-What a trial finds does not depend on the trials beside it, beyond rounding; what the sampler
-suggests next depends on the order in which they end.
+model frozen, and what they read after it, wait for each other and share a running batch; any other
+is done when it is asked for, between two steps of the others. Or they stand in lanes, each computed
+by itself beside the others. What a trial finds does not depend on the trials beside it, beyond
+rounding; what the sampler suggests next depends on the order in which they end.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import optuna
 
-from autoprompt.learners.calibration import Calibrated
-from autoprompt.learners.prompted import Prompted
-from autoprompt.learners.stack import Ride, Stack
+from autoprompt.learners.riding import Reading, Ride, Rides
+from autoprompt.learners.stack import Stack
 from autoprompt.learners.workshop import Workshop
-from autoprompt.search.bench import Fit
+from autoprompt.search.bench import Fit, Request, Scoring
 from autoprompt.search.lanes import Lane, Lanes, Work
 from autoprompt.search.objective import Objective, TrialFailed
 
@@ -28,9 +27,10 @@ class _Member:
     """A trial under way, the ride or work it waits for, and the lane it stands in."""
 
     trial: optuna.trial.Trial
-    steps: Generator[Fit | Work, None, float]
+    steps: Generator[Request | Work, None, float]
     lane: Lane | None = None
-    waits: Ride | Work | None = None
+    waits: Ride | Reading | Work | None = None
+    asked: Request | None = None  # what it rides for
 
 
 class Crew:
@@ -64,8 +64,8 @@ class Crew:
         self._go_on(member, None)
 
     def turn(self) -> None:
-        """One step of all fits that wait, or the next block that ends in a lane; the trials whose
-        fit or block has ended go on."""
+        """One step of all that ride, or the next block that ends in a lane; the trials whose
+        ride or block has ended go on."""
         if any(isinstance(member.waits, Work) for member in self._members):
             assert self._lanes is not None, "work without lanes"
             work = self._lanes.wait()
@@ -80,11 +80,15 @@ class Crew:
         for ride in stack.step():
             self._arrive(next(member for member in self._members if member.waits is ride), ride)
 
-    def _arrive(self, member: _Member, ride: Ride) -> None:
-        member.waits, error = None, ride.error
+    def _arrive(self, member: _Member, ended: Ride | Reading) -> None:
+        request, error = member.asked, ended.error
+        member.waits = member.asked = None
         if error is None:
             try:
-                ride.arrive()
+                if isinstance(ended, Ride):
+                    ended.arrive()
+                elif isinstance(request, Scoring):
+                    request.found = ended.scores()
             except Exception as problem:
                 error = problem
         self._go_on(member, error)
@@ -93,7 +97,7 @@ class Crew:
         """Up to the member's next fit among others, or its end."""
         while True:
             try:
-                fit = next(member.steps) if error is None else member.steps.throw(error)
+                asked = next(member.steps) if error is None else member.steps.throw(error)
             except StopIteration as end:
                 self._study.tell(member.trial, end.value)
             except optuna.TrialPruned:
@@ -102,26 +106,31 @@ class Crew:
                 self._study.tell(member.trial, state=optuna.trial.TrialState.FAIL)
             else:
                 error = None
-                if isinstance(fit, Work):
-                    member.waits = fit
+                if isinstance(asked, Work):
+                    member.waits = asked
                     return
                 try:
-                    if self._joins(member, fit):
+                    if self._joins(member, asked):
                         return
-                    fit.alone()
+                    asked.alone()
                 except Exception as problem:  # the objective decides what it means
                     error = problem
                 continue
             self._members.remove(member)
             return
 
-    def _joins(self, member: _Member, fit: Fit) -> bool:
-        """Let the fit ride with the others, where its kind can."""
-        if not (isinstance(fit.learner, Prompted | Calibrated) and fit.learner.rides):
+    def _joins(self, member: _Member, request: Request) -> bool:
+        """Let it ride with the others, where its kind can."""
+        learner = request.learner
+        if not (isinstance(learner, Rides) and learner.rides):
             return False
-        ride = fit.learner.ride(fit.rows, seed=fit.seed, deadline=fit.deadline)
+        ride: Ride | Reading
+        if isinstance(request, Fit):
+            ride = learner.ride(request.rows, seed=request.seed, deadline=request.deadline)
+        else:
+            ride = learner.reading(request.rows)
         if self._stack is None:
             self._stack = Stack(self._workshop.backbone)
         self._stack.add(ride)
-        member.waits = ride
+        member.waits, member.asked = ride, request
         return True

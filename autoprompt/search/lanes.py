@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -179,19 +178,7 @@ def open_lanes(
 
 def lanes_for(threads: int, backbone: Backbone) -> int:
     """As many as threads and memory allow, and MOST."""
-    room = SHARE * free_memory() // (COPIES * backbone.weights.size)
+    from autoprompt.models.memory import free_memory
+
+    room = SHARE * free_memory("cpu") // (COPIES * backbone.weights.size)
     return max(1, min(MOST, threads, int(room)))
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take; a control group's limit counts."""
-    found = []
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text("ascii"))
-        found.append(limit - int((group / "memory.current").read_text("ascii")))
-    return max(0, min(found, default=4 << 30))

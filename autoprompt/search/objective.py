@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import optuna
 
-from autoprompt.search.bench import SEARCH, Bench, Fit, run_alone
+from autoprompt.search.bench import SEARCH, Bench, Request, run_alone
 from autoprompt.search.choices import Pools
 from autoprompt.search.lanes import Lane, Work
 from autoprompt.search.study import resolve
@@ -75,10 +75,10 @@ class Objective:
     def __call__(self, trial: optuna.trial.Trial) -> float:
         """Score the trial's candidate."""
         assert self.lane is None, "a lane's work is waited for by a crew"
-        return run_alone(cast("Generator[Fit, None, float]", self.steps(trial)))
+        return run_alone(cast("Generator[Request, None, float]", self.steps(trial)))
 
-    def steps(self, trial: optuna.trial.Trial) -> Generator[Fit | Work, None, float]:
-        """The same for a caller that does the fits itself, those of several trials together."""
+    def steps(self, trial: optuna.trial.Trial) -> Generator[Request | Work, None, float]:
+        """The same for a caller that does fits and readings itself, of several trials together."""
         bench = self.bench
         score = bench.block_steps if self.lane is None else self.lane.steps
         candidate = resolve(self.space.suggest(trial), self.pools)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from doubles import in_doubles
@@ -14,9 +15,12 @@ from doubles import in_doubles
 from autoprompt.data.task import Example, Task
 from autoprompt.learners.base import LearnerError
 from autoprompt.learners.build import build
-from autoprompt.learners.prompted import Prompted
-from autoprompt.learners.stack import Ride, Stack, ride_alone
+from autoprompt.learners.head import Head
+from autoprompt.learners.riding import Reading, Ride, Rides
+from autoprompt.learners.stack import Stack, ride_alone
 from autoprompt.learners.workshop import Workshop
+from autoprompt.models import reading as reading_file
+from autoprompt.models.memory import measured
 from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 
@@ -48,7 +52,13 @@ RIDES: tuple[tuple[dict[str, Any], int], ...] = (
     (DYNAMIC | {"controller": "adap_ins_vec_pos", "prompt_length": 3, "pool_size": 2}, 20),
     (DYNAMIC | {"controller": "adap_len", "prompt_length": 4}, 20),
     ({"method": "deep_hidden", "prompt_length": 2} | PROMPT, 20),
+    (
+        {"method": "p_tuning_v2", "prompt_length": 3, "reparametrisation": "direct"}
+        | {"readout": "head"},
+        20,
+    ),
 )
+HEAD = 7
 LATE = 3  # joins at step 7
 
 
@@ -68,25 +78,27 @@ def workshop(
     torch.set_default_dtype(before)
 
 
-def learner(workshop: Workshop, place: int) -> Prompted:
+def learner(workshop: Workshop, place: int) -> Any:
     values, steps = RIDES[place]
-    values = values | {"template": "{text} it was {mask} .", "words": WORDS}
     values = values | {"trainable": "prompt", "prompt_steps": steps, "batch_size": 2 + place % 3}
-    if workshop.backbone.reads_onwards:
-        values["template"] = "{text} it was {mask}"
+    if place != HEAD:
+        end = "" if workshop.backbone.reads_onwards else " ."
+        values |= {"template": f"{{text}} it was {{mask}}{end}", "words": WORDS}
     rate = 1e-3 * (1 + place)
     values |= {"prompt_learning_rate": rate, "network_learning_rate": rate}
     found = build(Candidate(values), TASK, workshop)
-    assert isinstance(found, Prompted)
+    assert isinstance(found, Rides)
+    assert found.rides
     return found
 
 
-def ride(one: Prompted, place: int) -> Ride:
+def ride(one: Rides, place: int) -> Ride:
     return one.ride(ROWS, seed=place, deadline=None)
 
 
-def tensors(one: Prompted) -> dict[str, torch.Tensor]:
-    return one._fitted().tensors()
+def tensors(one: Any) -> dict[str, torch.Tensor]:
+    head = one._head if isinstance(one, Head) else {}
+    return {**one._prompt.tensors(), **head}
 
 
 def losses(ride: Ride) -> list[float]:
@@ -121,7 +133,7 @@ def together(
     for place in places:
         if place != LATE:
             stack.add(rides[place])
-    ended: list[Ride] = []
+    ended: list[Any] = []
     for step in range(100):
         if step == 7 and LATE in rides:
             stack.add(rides[LATE])
@@ -151,9 +163,9 @@ def test_first_gradients_are_those_of_a_pass_of_its_own(workshop: Workshop) -> N
     wanted = []
     for one in rides:
         chosen = [0, 3, 4]
-        own = one.rider.loss(
-            [workshop.backbone.answer_states(part) for part in one.rider.inputs(chosen)], chosen
-        )
+        backbone = workshop.backbone
+        read = backbone.read_states if one.rider.hidden else backbone.answer_states
+        own = one.rider.loss([read(part) for part in one.rider.inputs(chosen)], chosen)
         parameters = one.descent._tensors
         wanted.append(torch.autograd.grad(own, parameters, allow_unused=True))
     again = [ride(learner(workshop, place), place) for place in places]  # the same draws
@@ -177,7 +189,7 @@ def test_first_gradients_are_those_of_a_pass_of_its_own(workshop: Workshop) -> N
 
 
 def test_small_passes_give_the_same(workshop: Workshop) -> None:
-    for place, (weights, _) in together(workshop, (0, 3, 4), most_tokens=1).items():
+    for place, (weights, _) in together(workshop, (0, 3, 4, HEAD), most_tokens=1).items():
         for name, tensor in alone(workshop, place)[0].items():
             assert (weights[name] - tensor).abs().max() <= 1e-10
 
@@ -240,3 +252,125 @@ def test_a_fit_too_large_for_the_device_alone_says_so(
     monkeypatch.setattr(workshop.backbone, "answer_states", full)
     with pytest.raises(torch.OutOfMemoryError):
         one.fit(ROWS, seed=0)
+
+
+def read_beside(
+    workshop: Workshop, fitted: Sequence[Any], others: Sequence[int]
+) -> list[numpy.ndarray]:
+    """What fitted learners answer to all rows while others train."""
+    stack = Stack(workshop.backbone)
+    for place in others:
+        stack.add(ride(learner(workshop, place), place))
+    stack.step()
+    readings = [one.reading(ROWS) for one in fitted]
+    for reading in readings:
+        stack.add(reading)
+    ended: list[Any] = []
+    while not all(any(one is reading for one in ended) for reading in readings):
+        ended += stack.step()
+    assert all(one.error is None for one in ended)
+    return [reading.scores() for reading in readings]
+
+
+def fit(workshop: Workshop, place: int) -> Any:
+    one = learner(workshop, place)
+    one.fit(ROWS, seed=place)
+    return one
+
+
+def test_what_is_read_beside_others_is_what_is_read_alone(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them read two rows at a time, so that several steps of the others pass meanwhile."""
+    monkeypatch.setattr(reading_file, "ROWS", 2)
+    places = (1, 4, 5, 6, HEAD)
+    fitted = [fit(workshop, place) for place in places]
+    before = [one.tokens for one in fitted]
+    found = read_beside(workshop, fitted, (0, 2, 3))
+    counted = [one.tokens - told for one, told in zip(fitted, before, strict=True)]
+    for one, scores, tokens in zip(fitted, found, counted, strict=True):
+        told = one.tokens
+        assert numpy.abs(one.scores(ROWS) - scores).max() <= 1e-12
+        assert one.tokens - told == tokens > 0
+
+
+def test_those_beside_a_reading_end_as_alone(workshop: Workshop) -> None:
+    stack, one = Stack(workshop.backbone), learner(workshop, 0)
+    own = ride(one, 0)
+    reader = fit(workshop, 3)
+    own_again = ride(one, 0)  # fitting the reader reset nothing of it
+    assert own is not own_again
+    stack.add(own_again)
+    stack.add(reader.reading(ROWS))
+    ended: list[Any] = []
+    while len(stack):
+        ended += stack.step()
+    assert [isinstance(done, Reading) for done in ended] == [True, False]
+    own_again.arrive()
+    for name, tensor in alone(workshop, 0)[0].items():
+        assert (tensors(one)[name] - tensor).abs().max() <= 1e-10
+
+
+def test_a_reading_that_breaks_or_finds_no_room_says_so_alone(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, broken, large = fit(workshop, 0), fit(workshop, 1), fit(workshop, HEAD)
+    stack = Stack(workshop.backbone)
+    readings = [one.reading(ROWS) for one in (good, broken, large)]
+
+    def crash(inputs: Any) -> Any:
+        raise ZeroDivisionError("a prompt of its own making")
+
+    def full(inputs: Any) -> Any:
+        raise torch.OutOfMemoryError("no room")
+
+    readings[1].insert = crash
+    monkeypatch.setattr(workshop.backbone, "read_states", full)
+    for one in readings:
+        stack.add(one)
+    while len(stack):
+        stack.step()
+    assert isinstance(readings[1].error, ZeroDivisionError)
+    assert isinstance(readings[2].error, torch.OutOfMemoryError)
+    assert readings[0].error is None
+    assert readings[0].scores() == pytest.approx(good.scores(ROWS), abs=1e-12)
+
+
+def test_no_pass_keeps_more_than_there_is_room_for(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the memory model; a fit too large for it passes by itself."""
+    backbone = workshop.backbone
+    model = measured(backbone)
+    stack = Stack(backbone, most_bytes=model.bytes(12, 16))
+    assert stack._has_room(12, 16)  # what measures is not listened to
+    assert not stack._has_room(13, 16)
+    passed: list[tuple[int, int]] = []
+    real = backbone.answer_states
+
+    def listen(inputs: Any) -> torch.Tensor:
+        passed.append(tuple(inputs.attention_mask.shape))
+        return real(inputs)
+
+    monkeypatch.setattr(backbone, "answer_states", listen)
+    for place in (0, 0, 2, 2, 4, 4, 5, 5):
+        stack.add(ride(learner(workshop, place), place))
+    stack.step()
+    assert 1 < len(passed) < 8
+    assert max(rows for rows, _ in passed) > 4
+    several = [one for one in passed if one[0] > 4]  # a fit has four rows at most
+    assert all(model.bytes(*one) <= model.bytes(12, 16) for one in several)
+
+
+def test_room_falls_by_half_where_the_device_has_less(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(inputs: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    stack = Stack(workshop.backbone, most_tokens=4_000, most_bytes=1e9)
+    for place in (0, 1):
+        stack.add(ride(learner(workshop, place), place))
+    monkeypatch.setattr(workshop.backbone, "answer_states", full)
+    stack.step()
+    assert (stack.most_tokens, stack.most_bytes) == (2_000, 5e8)

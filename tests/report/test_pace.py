@@ -51,7 +51,7 @@ def test_baselines_and_a_study_without_trials_have_none() -> None:
     assert pace([trial("10:00:00", 5, number=None)]) is None
 
 
-def test_a_head_is_trained_alone_and_zero_shot_not_at_all() -> None:
+def test_a_prefix_with_a_head_can_ride_and_zero_shot_trains_nothing() -> None:
     found = pace(
         [
             trial("10:00:00", 5, prompt_steps=5, trainable="prompt", readout="head"),
@@ -59,4 +59,4 @@ def test_a_head_is_trained_alone_and_zero_shot_not_at_all() -> None:
         ]
     )
     assert found is not None
-    assert (found.rode, found.alone) == (0, 1)
+    assert (found.rode, found.alone) == (1, 0)

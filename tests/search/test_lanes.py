@@ -14,11 +14,12 @@ import toy
 
 from autoprompt.config import ConfigError, Train
 from autoprompt.learners.build import build
+from autoprompt.models import memory
 from autoprompt.search import lanes as lanes_file
 from autoprompt.search.bench import SEARCH, Bench, from_row
 from autoprompt.search.choices import Pools
 from autoprompt.search.crew import Crew
-from autoprompt.search.lanes import Lanes, Work, check_lanes, free_memory, lanes_for, open_lanes
+from autoprompt.search.lanes import Lanes, Work, check_lanes, lanes_for, open_lanes
 from autoprompt.search.objective import Objective, Told
 from autoprompt.text.template import parse
 from autoprompt.text.verbalizer import Verbalizer
@@ -211,13 +212,12 @@ def test_a_twin_begins_with_the_answers_there_are_and_trains_for_itself(bench: B
 
 def test_how_many(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = bench.workshop.backbone
-    assert free_memory() > 1 << 20
     assert [lanes_for(threads, backbone) for threads in (1, 2, 3, 64)] == [1, 2, 3, 4]
     each = 5 * backbone.weights.size
     assert backbone.weights.size > 4 * 1000
-    monkeypatch.setattr(lanes_file, "free_memory", lambda: 2 * 3 * each)
+    monkeypatch.setattr(memory, "free_memory", lambda _: 2 * 3 * each)
     assert lanes_for(64, backbone) == 3
-    monkeypatch.setattr(lanes_file, "free_memory", lambda: 0)
+    monkeypatch.setattr(memory, "free_memory", lambda _: 0)
     assert lanes_for(64, backbone) == 1
 
 

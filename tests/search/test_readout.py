@@ -87,8 +87,8 @@ class Deaf:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
-    def hidden(self, inputs: Any) -> Any:
-        return self._backbone.hidden(inputs).detach()
+    def read_states(self, inputs: Any) -> Any:
+        return self._backbone.read_states(inputs).detach()
 
 
 def test_a_read_out_that_the_model_cannot_give_is_left_out_alone(

@@ -301,10 +301,19 @@ def status_lines(document: dict[str, Any]) -> list[str]:
             if speed
             else []
         ),
+        *([_use_line(speed["use"])] if speed and speed["use"] else []),
         f"storage: {document['storage']}",
         f"bundle: {'ready' if document['bundle'] else 'none'} · "
         f"test files opened: {document['times_tested']}",
     ]
+
+
+def _use_line(use: dict[str, float]) -> str:
+    return (
+        f"machine: {use['operations_a_second'] / 1e9:,.0f} of {use['machine_rate'] / 1e9:,.0f} "
+        f"GFLOP/s ({use['share']:.0%}) · {use['rows_a_pass']:g} rows a pass · "
+        f"{use['padding']:.0%} padding"
+    )
 
 
 def test_lines(document: dict[str, Any]) -> list[str]:

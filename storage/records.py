@@ -11,7 +11,12 @@ SUBSETS = ("all", "clean")
 
 @dataclass(frozen=True, slots=True)
 class StudyRecord:
-    """One search over one set of labelled rows; `created` is UTC in ISO form."""
+    """One search over one set of labelled rows; `created` is UTC in ISO form.
+
+    work: what its trials have passed through the model so far: `passes`, `rows`, `tokens`,
+    `places` (tokens and padding), `operations`, in `seconds`, and the machine's `rate` (operations
+    a second); None where nothing was counted.
+    """
 
     id: int
     name: str
@@ -31,6 +36,7 @@ class StudyRecord:
     seconds: float
     stage: str
     versions: dict[str, Any]
+    work: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ study = sa.Table(
     _real("seconds"),
     _word("stage"),
     _json("versions"),
+    _json("work", nullable=True),
 )
 
 pool = sa.Table(

@@ -113,11 +113,12 @@ class Store:
     def create_study(self, **fields: Any) -> StudyRecord:
         """A new study, or the one of this name that another process has just made.
 
-        `fields` are those of StudyRecord but id and created; pool_digest, seconds and stage
-        ("search") may be left out. StudyMismatch where the study that is there has another data
-        or settings digest.
+        `fields` are those of StudyRecord but id and created; pool_digest, seconds, work and
+        stage ("search") may be left out. StudyMismatch where the study that is there has another
+        data or settings digest.
         """
-        row = {"pool_digest": None, "seconds": 0.0, "stage": "search", **fields, "created": _now()}
+        row: dict[str, Any] = {"pool_digest": None, "seconds": 0.0, "stage": "search", "work": None}
+        row |= fields | {"created": _now()}
         wrong = set(row) ^ (set(schema.study.c.keys()) - {"id"})
         if wrong:
             raise TypeError(f"create_study: {sorted(wrong)} missing or unknown")
@@ -156,9 +157,11 @@ class Store:
         stage: str | None = None,
         pool_digest: str | None = None,
         space: Mapping[str, Any] | None = None,
+        work: Mapping[str, float] | None = None,
     ) -> None:
-        """Set what is given; `seconds` is the study's total, not an addition."""
+        """Set what is given; `seconds` and `work` are the study's totals, not additions."""
         given = {"seconds": seconds, "stage": stage, "pool_digest": pool_digest, "space": space}
+        given["work"] = work
         changes = {field: value for field, value in given.items() if value is not None}
         if changes:
             with self.writing() as connection:

@@ -90,6 +90,7 @@ def test_everything_the_program_reads_is_in_the_wheel(wheel: Path) -> None:
     wanted = {f"{package}/py.typed" for package in PACKAGES}
     wanted |= {f"search_spaces/presets/{name}.toml" for name in PRESETS}
     wanted |= {"storage/migrations/env.py", "storage/migrations/versions/v0001_tables.py"}
+    wanted |= {"storage/migrations/versions/v0002_work.py"}
     wanted |= {"autoprompt/models/builtin_lm.safetensors", "autoprompt/report/page.html.j2"}
     assert not wanted - names
     assert any(name.endswith("/LICENSE") for name in names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autoprompt.models.inputs import Encoded, ModelInputs
+from autoprompt.models.meter import Meter
 from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
 
@@ -102,6 +103,7 @@ class Backbone(Protocol):
     one_token: bool  # label words of several tokens cannot be read
     demonstrations_first: bool  # they are read before the query, not behind it
     opening: int  # tokens of its own before a text
+    meter: Meter  # what has passed
 
     @property
     def weights(self) -> Weights:

@@ -24,6 +24,7 @@ from autoprompt.models.backbone import ModelError
 from autoprompt.models.decoding import Memory, shared
 from autoprompt.models.heads import Head
 from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate, pack
+from autoprompt.models.meter import Meter
 from autoprompt.models.weights import ResidentWeights
 from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
@@ -84,6 +85,7 @@ class Resident:
         self._cast: dict[int, dict[str, torch.Tensor]] = {}  # pretrained weights in bf16
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.weights = ResidentWeights(self._model, head, self._pad_id, name)
+        self.meter = Meter(_matrices(self._trunk))
         self.vocabulary_size = self.weights.vocabulary_size
         self.embedding_size = self.weights.embedding_size
         self._check_head()
@@ -231,8 +233,16 @@ class Resident:
         """Last hidden states of the rows, or of what the answer is read from: the decoder's, where
         there is one."""
         embedded = self.embed(inputs.input_ids) if inputs.embeds is None else inputs.embeds
-        if answer and self._packs(inputs):
-            return self._packed(inputs, embedded, last_alone=self._last_alone)
+        packs = answer and self._packs(inputs)
+        last_alone = packs and self._last_alone
+        ways = 1
+        if torch.is_grad_enabled():
+            ways = 2 if self.weights.frozen else 3
+        # of the last layer keys and values: two of the twelve parts that a usual layer has
+        share = (self._depth - 5 / 6) / self._depth if last_alone else 1.0
+        self.meter.count(inputs.attention_mask, packed=packs, ways=ways, share=share)
+        if packs:
+            return self._packed(inputs, embedded, last_alone=last_alone)
         return self._padded(inputs, embedded, answer=answer)
 
     def _padded(self, inputs: ModelInputs, embedded: torch.Tensor, *, answer: bool) -> torch.Tensor:
@@ -500,3 +510,9 @@ def _at_positions(states: torch.Tensor, inputs: ModelInputs) -> torch.Tensor:
     """States [B, T, d] at the read positions, [B, M, d]."""
     index = inputs.mask_positions.unsqueeze(-1).expand(-1, -1, states.shape[-1])
     return states.gather(1, index)
+
+
+def _matrices(module: Any) -> int:
+    """Weights of the products in it: of its matrices, the embeddings apart."""
+    kinds = (torch.nn.Linear, Conv1D)
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, kinds))

@@ -1,8 +1,9 @@
-"""How fast a study goes: candidates an hour, tokens a second. Reads records; draws nothing."""
+"""How fast a study goes: candidates an hour, tokens a second, how well the machine is used. Reads
+records; draws nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,10 +25,38 @@ class Pace:
     tokens_a_second: float
     rode: int
     alone: int
+    use: Use | None = None
 
 
-def pace(trials: Sequence[TrialRecord]) -> Pace | None:
-    """None where no trial has ended yet, or none took any time."""
+@dataclass(frozen=True)
+class Use:
+    """rows_a_pass: that went through the model together. padding: share of what was computed.
+    operations_a_second: of the model's products, by its sizes, over the time of the search, and
+    their share of what the machine did in a large product, whose rate is machine_rate."""
+
+    rows_a_pass: float
+    padding: float
+    operations_a_second: float
+    machine_rate: float
+    share: float
+
+
+def use(work: Mapping[str, float] | None) -> Use | None:
+    """From what a study has counted; None where that is nothing."""
+    if not work or not work.get("passes") or not work.get("seconds") or not work.get("rate"):
+        return None
+    rate = work["operations"] / work["seconds"]
+    return Use(
+        rows_a_pass=round(work["rows"] / work["passes"], 1),
+        padding=round(1.0 - work["tokens"] / work["places"], 3),
+        operations_a_second=rate,
+        machine_rate=work["rate"],
+        share=round(rate / work["rate"], 3),
+    )
+
+
+def pace(trials: Sequence[TrialRecord], work: Mapping[str, float] | None = None) -> Pace | None:
+    """None where no trial has ended yet, or none took any time. work: of the study's record."""
     ended = [one for one in trials if one.optuna_number is not None and one.state in ENDED]
     busy = _covered(
         (began := datetime.fromisoformat(one.created).timestamp(), began + one.seconds)
@@ -41,6 +70,7 @@ def pace(trials: Sequence[TrialRecord]) -> Pace | None:
         tokens_a_second=round(sum(one.tokens for one in ended) / busy, 1),
         rode=shared,
         alone=sum(_trains(one) for one in ended) - shared,
+        use=use(work),
     )
 
 

@@ -26,6 +26,7 @@ from autoprompt.search.choices import TEMPLATE, WORDS, Asked, Pools, read_asked
 from autoprompt.search.clock import Clock
 from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
+from autoprompt.search.effort import Effort
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.funnel import GIVEN
 from autoprompt.search.lanes import Lanes, check_lanes, open_lanes
@@ -264,7 +265,10 @@ def _search(
         listener.say(f"searching study {record}")
         store.update_study(bench.study_id, stage="search")
 
-    forecast = Forecast(rows(store, _record(store, bench)))
+    study_record = _record(store, bench)
+    forecast = Forecast(rows(store, study_record))
+    benches = [lane.bench for lane in lanes or ()] or [bench]
+    effort = Effort([one.workshop for one in benches], study_record.work)
     ended: list[Told] = []
 
     def tell(told: Told) -> None:
@@ -319,7 +323,7 @@ def _search(
                 method = str(told.candidate["method"])
                 forecast.add(told.candidate.digest, method, told.mean, one)
         ended.clear()
-        store.update_study(bench.study_id, seconds=clock.seconds)
+        store.update_study(bench.study_id, seconds=clock.seconds, work=effort.total())
     if clock.total is not None and len(seen) >= size and count < wanted:
         listener.say(f"all {size} candidates of the space have been tried")
     if clock.total is not None:

@@ -86,7 +86,7 @@ def open_run(path: Path) -> Iterator[OpenRun]:
 def status(run: OpenRun) -> dict[str, Any]:
     """The JSON document of `status`."""
     trials = queries.trials(run.store, run.study.id)
-    board, speed = ranked(trials, run.study), pace(trials)
+    board, speed = ranked(trials, run.study), pace(trials, run.study.work)
     sampled = [row for row in board if not (row.baseline or row.members)]
     best = winner(board)
     budget = run.settings.config.budget

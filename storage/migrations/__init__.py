@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-HEAD = "0001"  # the newest file in versions/
+HEAD = "0002"  # the newest file in versions/
 VERSION_TABLE = "autoprompt_alembic_version"
 _POSTGRES_LOCK = 0x6175746F  # any number of ours: one migration at a time on a server
 _lock = threading.Lock()  # Alembic keeps its environment in module globals

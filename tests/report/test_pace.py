@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autoprompt.report.pace import pace
+from autoprompt.report.pace import Use, pace, use
 from storage.records import CandidateRecord, TrialRecord
 
 
@@ -60,3 +60,15 @@ def test_a_prefix_with_a_head_can_ride_and_zero_shot_trains_nothing() -> None:
     )
     assert found is not None
     assert (found.rode, found.alone) == (1, 0)
+
+
+def test_how_the_machine_is_used() -> None:
+    work = {"passes": 4, "rows": 32, "tokens": 300, "places": 400, "operations": 6e9}
+    found = use(work | {"seconds": 2.0, "rate": 1e10})
+    assert found == Use(8.0, 0.25, 3e9, 1e10, 0.3)
+    assert pace([trial("10:00:00", 5)], work | {"seconds": 2.0, "rate": 1e10}).use == found  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("work", [None, {}, {"passes": 0, "seconds": 2.0, "rate": 1e9}])
+def test_nothing_is_said_where_nothing_was_counted(work: dict[str, float] | None) -> None:
+    assert use(work) is None

@@ -265,6 +265,12 @@ def test_from_the_command_line(toy_data: Path, tiny_model: Path, tmp_path: Path)
     confirmed = [key for key in shared if alone[key][2] == lanes[key][2]]
     assert confirmed
     assert all(alone[key][1] == lanes[key][1] for key in confirmed)
+    status = toy.command("status", tmp_path / "lanes", "--json").document
+    used = status["pace"]["use"]
+    assert 0 < used["share"] < 1
+    assert used["rows_a_pass"] > 1
+    assert used["padding"] == 0
+    assert "rows a pass · 0% padding" in toy.command("status", tmp_path / "lanes").out
     said = toy.command(
         "search", toy_data, "--out", tmp_path / "x", "train.lanes=2", "train.together=2"
     )

@@ -123,3 +123,19 @@ def test_packages_work_from_a_folder_with_odd_signs(tmp_path, url):
     assert done.stdout.strip().startswith(str(home))
     with Store.open(url, create=False) as store:
         assert differences(store) == []
+
+
+def test_an_older_database_keeps_its_studies(url, make_study):
+    """`work` came with the second version."""
+    with Store.open(url) as store:
+        store.create_study(**make_study())
+        with store.writing() as connection:
+            connection.exec_driver_sql("ALTER TABLE autoprompt_study DROP COLUMN work")
+            version = f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'"
+            connection.exec_driver_sql(version)
+    with Store.open(url, create=False) as store:
+        assert differences(store) == []
+        (study,) = queries.studies(store)
+        assert study.work is None
+        store.update_study(study.id, work={"passes": 3})
+        assert queries.studies(store)[0].work == {"passes": 3}

@@ -1,0 +1,31 @@
+"""What a study's trials pass through the model, over all calls. Knows meters, no trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from autoprompt.learners.workshop import Workshop
+from autoprompt.models.meter import Passed, matrix_rate
+
+
+class Effort:
+    """From its making on, added to what the study had before. `known`: that, as `total` gave it."""
+
+    def __init__(self, workshops: Sequence[Workshop], known: Mapping[str, float] | None) -> None:
+        first = workshops[0].backbone
+        self._meters = [workshop.backbone.meter for workshop in workshops]
+        self._known = dict(known or {})
+        self._rate = matrix_rate(first.device, first.precision)
+        self._before, self._began = self._passed(), time.monotonic()
+
+    def total(self) -> dict[str, float]:
+        """Counts, the seconds that they took, and the machine's rate as found in this call."""
+        found: dict[str, float] = asdict(self._passed() - self._before)
+        found["seconds"] = time.monotonic() - self._began
+        total = {name: value + self._known.get(name, 0.0) for name, value in found.items()}
+        return total | {"rate": self._rate}
+
+    def _passed(self) -> Passed:
+        return sum((meter.read() for meter in self._meters), Passed())

@@ -1,7 +1,7 @@
 """What the search itself costs beside model computation and beside Optuna. Prints JSON.
 
     PYTHONPATH=. python benchmarks/engine_cost.py [--stored 500] [--trials 50]
-    PYTHONPATH=. python benchmarks/engine_cost.py --memory [--model builtin] [--precision fp32]
+    PYTHONPATH=. python benchmarks/engine_cost.py --memory [--trials 500] [--lanes 1]
 
 The first form runs the real loop of trials (Optuna with TPE, both tables in one SQLite file, a time
 budget) on blocks whose scores are made up at once. CPU milliseconds a trial are split into what is
@@ -176,7 +176,9 @@ def engine(stored: int, trials: int) -> dict[str, Any]:
     }
 
 
-def memory(model: str, trials: int, precision: str, warm: int = 20) -> dict[str, Any]:
+def memory(
+    model: str, trials: int, precision: str, preset: str, lanes: int, warm: int = 20
+) -> dict[str, Any]:
     """Resident memory (MB) at the trials after `warm`: how much it grew over `trials` more."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     texts = ("the film was great and moving", "the plot was dull and boring")
@@ -194,11 +196,12 @@ def memory(model: str, trials: int, precision: str, warm: int = 20) -> dict[str,
             "blocks": {"seeds": 1, "folds": 2},
             "confirm": {"blocks": 0},
             "final": {"train": False},
-            "train": {"steps": 2, "precision": precision},
+            "train": {"steps": 2, "precision": precision, "lanes": lanes},
         }
         options = Options(
             out=Path(folder) / "run",
             model=model,
+            presets=(preset,),
             trials=warm + trials,
             device="cpu",
             settings=settings,
@@ -211,6 +214,8 @@ def memory(model: str, trials: int, precision: str, warm: int = 20) -> dict[str,
     return {
         "model": model,
         "precision": precision,
+        "preset": preset,
+        "lanes": lanes,
         "trials": len(kept),
         "resident_mb_first": round(first, 1),
         "resident_mb_last": round(last, 1),
@@ -233,9 +238,11 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--lanes", type=int, default=1)
     given = parser.parse_args()
     if given.memory:
-        found = memory(given.model, given.trials or 100, given.precision)
+        found = memory(given.model, given.trials or 100, given.precision, given.preset, given.lanes)
     else:
         found = engine(given.stored, given.trials or 50)
     machine = {"machine": platform.machine(), "python": platform.python_version()}

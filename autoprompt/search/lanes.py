@@ -29,8 +29,8 @@ MOST = 4
 COPIES = 5
 #: Share of the free memory that lanes may take where none are asked for.
 SHARE = 0.5
-#: Seconds that a lane may take to stop.
-PATIENCE = 10.0
+#: Seconds that a lane may take to stop, and after which it is told so again.
+PATIENCE, GRACE = 10.0, 0.2
 
 Found = tuple[dict[str, float], int]
 #: A candidate's block, computed by whoever takes the steps: `Bench.block_steps`, `Lane.steps`.
@@ -101,9 +101,10 @@ class Lanes:
             lane.waiting.put(None)
         patience = time.monotonic() + PATIENCE
         for thread in self._threads:
+            thread.join(GRACE)  # an idle one ends by itself
             while thread.is_alive() and time.monotonic() < patience:
                 halt(thread)
-                thread.join(0.2)
+                thread.join(GRACE)
 
     def wait(self) -> Work:
         """The next work that ends."""
@@ -134,8 +135,12 @@ class Lanes:
             while (work := lane.waiting.get()) is not None:
                 try:
                     work.found = work.compute()
+                except Halted:
+                    raise
                 except Exception as error:
                     work.error = error
+                except BaseException as error:  # such as a panic of a tokenizer's
+                    work.error = RuntimeError(f"{type(error).__name__}: {error}")
                 self._ended.put(work)
 
 

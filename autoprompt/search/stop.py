@@ -24,8 +24,9 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
-class Halted(BaseException):
-    """This thread's work is not wanted any more."""
+class Halted(SystemExit):
+    """This thread's work is not wanted any more. A SystemExit, as a thread that has just ended
+    anyway may meet it too late to catch it, and ends without a word on that."""
 
 
 def halt(thread: threading.Thread) -> None:

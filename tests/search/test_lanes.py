@@ -169,6 +169,25 @@ def test_one_that_fails_costs_the_others_nothing(
     assert "prompt_learning_rate: 1e+30" in (ended[3].error or "")
 
 
+def test_no_error_of_a_lane_leaves_the_others_waiting(bench: Bench) -> None:
+    """Not even one that is no Exception, as a panic inside a tokenizer."""
+
+    class Panic(BaseException):
+        pass
+
+    def breaks() -> Any:
+        raise Panic("at the disco")
+
+    with Lanes(bench, 2, 1) as lanes:
+        for lane in lanes:
+            lane.waiting.put(Work(breaks))
+        ended = [lanes.wait() for _ in lanes]
+        assert [str(work.error) for work in ended] == ["Panic: at the disco"] * 2
+        (first, *_) = lanes
+        first.waiting.put(Work(lambda: ({}, 7)))
+        assert lanes.wait().found == ({}, 7)
+
+
 def test_leaving_ends_blocks_in_their_midst(bench: Bench) -> None:
     """Nobody waits for a training that nobody wants any more."""
     candidate = tuned(1_000_000)

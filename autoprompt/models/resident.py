@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from string import ascii_lowercase
 from typing import Any
 
 import torch
-from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from autoprompt.models import layers, packing, prefix
@@ -25,6 +24,7 @@ from autoprompt.models.decoding import Memory, shared
 from autoprompt.models.heads import Head
 from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate, pack
 from autoprompt.models.meter import Meter
+from autoprompt.models.precision import Precision
 from autoprompt.models.weights import ResidentWeights
 from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
@@ -56,7 +56,7 @@ class Resident:
     ) -> None:
         self.name, self.revision = name, revision
         self.device, self.precision = device, precision
-        self._exact = False
+        self._numbers = Precision(precision, device)
         self._advice = advice  # which models to use instead
         if self.precision == "bf16" and self.device == "cpu":
             # torch's fused attention is seven times slower backwards in bf16 on a CPU.
@@ -82,7 +82,6 @@ class Resident:
         self._segments = "token_type_ids" in takes and types > 1
         self._first_position = first_position(model) if "position_ids" in takes else None
         self._fixed = {"use_cache": False} if "use_cache" in takes else {}
-        self._cast: dict[int, dict[str, torch.Tensor]] = {}  # pretrained weights in bf16
         self._pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.weights = ResidentWeights(self._model, head, self._pad_id, name)
         self.meter = Meter(_matrices(self._trunk))
@@ -117,7 +116,7 @@ class Resident:
     ) -> ModelInputs:
         """Pad rows to one batch on the model's device, without the first tokens of each whose keys
         and values are its `beginnings`."""
-        multiple = BF16_MULTIPLE if self.precision == "bf16" and not self._exact else 1
+        multiple = BF16_MULTIPLE if self._numbers.bf16 else 1
         if beginnings:
             parts = zip(rows, beginnings, strict=True)
             rows = [row.behind(part.shape[2]) for row, part in parts]
@@ -136,7 +135,7 @@ class Resident:
         Computed alone, so that they are the same whatever else is read.
         """
         row = torch.tensor([ids], device=self.device)
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._numbers.autocast():
             found = self._trunk(
                 inputs_embeds=self.embed(row), attention_mask=torch.ones_like(row), use_cache=True
             )
@@ -254,7 +253,7 @@ class Resident:
             places = places + (inputs.offset if past is None else past.lengths.unsqueeze(1))
             # only padding can be beyond the last position
             more["position_ids"] = places.clamp_max(self.max_length - 1) + self._first_position
-        with self._autocast(), self._besides(inputs, lambda batch: batch):
+        with self._numbers.autocast(), self._besides(inputs, lambda batch: batch):
             states = self._through(
                 self._trunk,
                 inputs_embeds=embedded,
@@ -337,7 +336,7 @@ class Resident:
     ) -> torch.Tensor:
         """Last hidden states of rows that are read one behind the other, zero at padding; of the
         read positions alone, and zero elsewhere, where the last layer is asked for no more."""
-        multiple = PACKED_MULTIPLE if self.precision == "bf16" and not self._exact else 1
+        multiple = PACKED_MULTIPLE if self._numbers.bf16 else 1
         rows = packing.Rows(inputs.attention_mask, multiple)
         length = embedded.shape[1]
         places = torch.arange(length, device=embedded.device).expand(len(embedded), length)
@@ -347,7 +346,7 @@ class Resident:
         if inputs.token_type_ids is not None:
             more["token_type_ids"] = rows.together(inputs.token_type_ids)
         with ExitStack() as held:
-            held.enter_context(self._autocast())
+            held.enter_context(self._numbers.autocast())
             held.enter_context(self._besides(inputs, rows.together))
             held.enter_context(packing.put(self._attentions.configs, rows))
             if last_alone:
@@ -361,27 +360,13 @@ class Resident:
         return rows.apart(states)
 
     def _through(self, part: Any, **given: Any) -> torch.Tensor:
-        """What the trunk or the decoder makes of its inputs: last hidden states.
-
-        Autocast remembers its casts of trainable leaves alone, and would cast a frozen weight at
-        every use. Pretrained ones are cast once: the same numbers, a fifth of a step sooner.
-        """
-        if self.precision != "bf16" or self._exact or not self.weights.frozen:
-            return part(**given)[0]
-        if id(part) not in self._cast:
-            with torch.inference_mode(False):  # a gradient may pass them later
-                self._cast[id(part)] = {
-                    f"{name}.{kind}": parameter.detach().to(torch.bfloat16)
-                    for name, module in part.named_modules()
-                    if isinstance(module, (torch.nn.Linear, Conv1D))
-                    for kind, parameter in module.named_parameters(recurse=False)
-                }
-        return functional_call(part, self._cast[id(part)], (), given)[0]
+        """What the trunk or the decoder makes of its inputs: last hidden states."""
+        return self._numbers.through(part, frozen=self.weights.frozen, **given)
 
     def answer_states(self, inputs: ModelInputs) -> torch.Tensor:
         """What the decoder's rows multiply, at the read positions: [B, M, E], fp32."""
         read = _at_positions(self._states(inputs, answer=True), inputs)
-        with self._autocast():
+        with self._numbers.autocast():
             states = self._transform(read)  # [B, M, d] to [B, M, E]
         return states.to(torch.promote_types(states.dtype, torch.float32))
 
@@ -398,7 +383,7 @@ class Resident:
     def decode(self, ids: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Answer states [N * I, E], fp32, behind one token more [I] of each of the I beginnings
         that `memory` holds of its N rows, where `reads_by_token`."""
-        with self._autocast(), shared(self._decoder, memory):
+        with self._numbers.autocast(), shared(self._decoder, memory):
             states = self._through(
                 self._decoder,
                 inputs_embeds=self.embed(ids.repeat(len(memory.states)))[:, None],
@@ -445,23 +430,9 @@ class Resident:
         """Log-probabilities of all words at the read positions: fp32 [B, M, V]."""
         return self.vocabulary_logits(self.answer_states(inputs)).log_softmax(-1)
 
-    @contextmanager
-    def exactly(self) -> Iterator[None]:
-        """Within it the model computes in fp32, whatever its precision.
-
-        bf16 answers depend in the third digit on the rows that share a batch; fp32 ones do not.
-        """
-        before, self._exact = self._exact, True
-        try:
-            yield
-        finally:
-            self._exact = before
-
-    def _autocast(self) -> Any:
-        # Weights stay fp32 (the master copy that AdamW updates); products are made in bf16.
-        kind = "cuda" if self.device.startswith("cuda") else "cpu"
-        enabled = self.precision == "bf16" and not self._exact
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
+    def exactly(self) -> AbstractContextManager[None]:
+        """Within it the model computes in fp32, whatever its precision."""
+        return self._numbers.exactly()
 
     def _check_head(self) -> None:
         """Compare the short way to an answer with the model's own, so that no head is guessed."""

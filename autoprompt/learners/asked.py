@@ -35,16 +35,20 @@ class Asked:
         self._rows, self._held, self._targets = rows, held, targets
         self._insert, self._count = insert, count
         self._loss = loss_of(loss)
+        self._laid = {k: backbone.lay(encoded) for k, encoded in rows.items() if not held[k]}
 
     def inputs(self, chosen: list[int]) -> list[ModelInputs]:
         """The batch of these rows, for every number of masks."""
         found = []
         for k, encoded in self._rows.items():
-            parts = [self._held[k][index] for index in chosen] if self._held[k] else []
+            self._count(sum(len(encoded[index].ids) for index in chosen))
+            if k in self._laid:
+                found.append(self._insert(self._laid[k].take(chosen)))
+                continue
+            parts = [self._held[k][index] for index in chosen]
+            self._count(-sum(part.shape[2] for part in parts))
             batch = self._backbone.batch([encoded[index] for index in chosen], parts)
             found.append(self._insert(batch))
-            self._count(sum(len(encoded[index].ids) for index in chosen))
-            self._count(-sum(part.shape[2] for part in parts))
         return found
 
     def loss(self, states: Sequence[torch.Tensor], chosen: list[int]) -> torch.Tensor:

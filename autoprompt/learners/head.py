@@ -17,7 +17,7 @@ from autoprompt.learners.riding import Reading, Ride
 from autoprompt.learners.stack import ride_alone
 from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Backbone, Trainable
-from autoprompt.models.inputs import Encoded, ModelInputs
+from autoprompt.models.inputs import Encoded, Laid, ModelInputs
 from autoprompt.models.reading import read
 from autoprompt.prompts.base import Fitted, Origin, Prompt, check_length
 from autoprompt.prompts.key_values import PrefixMethod
@@ -96,7 +96,7 @@ class Head:
             self._prompt = prompt.finish()
 
         targets = torch.tensor(self._task.label_ids(examples), device=backbone.device)
-        rider = _Plain(self, rows, targets)
+        rider = _Plain(self, backbone.lay(rows), targets)
         return Ride(rider, descent, batches(len(rows), training, seed), deadline, arrive)
 
     def reading(self, examples: Sequence[Example]) -> Reading:
@@ -123,10 +123,10 @@ class Head:
         backbone = self._workshop.backbone
         rows = self._encode(examples)
         self._head = self._fresh(seed)
-        trainable = self._tuned(rows)
+        trainable, laid = self._tuned(rows), backbone.lay(rows)
 
         def batch_loss(chosen: list[int]) -> torch.Tensor:
-            return loss(self._logits(self.batch(rows, chosen)), chosen)
+            return loss(self._logits(self.batch(laid, chosen)), chosen)
 
         try:
             shrink = self._workshop.optimiser.run(
@@ -205,10 +205,10 @@ class Head:
     def _logits(self, inputs: ModelInputs) -> torch.Tensor:
         return self._from_state(read_state(self._workshop.backbone, self._inserted(inputs)))
 
-    def batch(self, rows: Sequence[Encoded], chosen: list[int]) -> ModelInputs:
+    def batch(self, rows: Laid, chosen: list[int]) -> ModelInputs:
         """Some of the rows, counted."""
-        self.tokens += sum(len(rows[index].ids) for index in chosen)
-        return self._workshop.backbone.batch([rows[index] for index in chosen])
+        self.tokens += sum(rows.lengths[index] for index in chosen)
+        return rows.take(chosen)
 
     def _inserted(self, inputs: ModelInputs) -> ModelInputs:
         """A batch with the prefix in it, if there is one."""
@@ -249,7 +249,7 @@ class _Plain:
 
     hidden = True
 
-    def __init__(self, head: Head, rows: Sequence[Encoded], targets: torch.Tensor) -> None:
+    def __init__(self, head: Head, rows: Laid, targets: torch.Tensor) -> None:
         self._head, self._rows, self._targets = head, rows, targets
 
     def inputs(self, chosen: list[int]) -> list[ModelInputs]:

@@ -55,6 +55,12 @@ class _Turn:
         return ride.hidden if isinstance(ride, Reading) else ride.rider.hidden
 
     @property
+    def given(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What its prompt made, and what the model says to that."""
+        pairs = zip(self.made, self.leaves, strict=True)
+        return [(made, leaf.grad) for made, leaf in pairs if leaf.grad is not None]
+
+    @property
     def kind(self) -> tuple[bool, bool]:
         """Turns of one kind can share a pass."""
         return isinstance(self.ride, Reading), self.hidden
@@ -198,22 +204,39 @@ class Stack:
     def _learn(self, group: list[_Turn]) -> None:
         """Loss, gradients and step of each turn's fit."""
         values = self._gradients(group)
-        for turn, value in zip(group, values, strict=True):
-            ride = turn.ride
-            if ride.error is not None:
-                continue
+        able = [
+            turn for turn, value in zip(group, values, strict=True) if self._passes(turn, value)
+        ]
+        try:  # in one go: to enter the way back costs more than most of these ways
+            _back([step for turn in able for step in turn.given], keep=True)
+        except Exception:  # of one of them: the others go their ways alone
+            for turn in able:
+                self._for_itself(turn)
+        for turn in able:
+            if isinstance(turn.ride, Ride) and turn.ride.error is None:
+                try:
+                    turn.ride.descent.close()
+                except Exception as error:  # this fit's trouble, not its neighbours'
+                    turn.ride.error = error
+
+    def _passes(self, turn: _Turn, value: float) -> bool:
+        """Whether the turn's loss is one to go on from."""
+        if turn.ride.error is None:
             try:
-                assert isinstance(ride, Ride)
-                ride.descent.check(value)
-                given = [
-                    (made, leaf.grad)
-                    for made, leaf in zip(turn.made, turn.leaves, strict=True)
-                    if leaf.grad is not None
-                ]
-                torch.autograd.backward([m for m, _ in given], [g for _, g in given])
-                ride.descent.close()
+                assert isinstance(turn.ride, Ride)
+                turn.ride.descent.check(value)
             except Exception as error:  # this fit's trouble, not its neighbours'
-                ride.error = error
+                turn.ride.error = error
+        return turn.ride.error is None
+
+    def _for_itself(self, turn: _Turn) -> None:
+        """The way back of a turn whose neighbour broke."""
+        try:
+            assert isinstance(turn.ride, Ride)
+            turn.ride.descent.open()
+            _back(turn.given)
+        except Exception as error:
+            turn.ride.error = error
 
     def _gradients(self, group: Sequence[_Turn]) -> list[float]:
         """The losses, and what they say to the leaves. A loss that is no number says nothing."""
@@ -239,6 +262,11 @@ class Stack:
         if finite and together.requires_grad:
             together[finite].sum().backward()
         return values
+
+
+def _back(given: Sequence[tuple[torch.Tensor, torch.Tensor]], *, keep: bool = False) -> None:
+    """Gradients of the prompts' parameters; `keep` what another try would need."""
+    torch.autograd.backward([m for m, _ in given], [g for _, g in given], retain_graph=keep)
 
 
 def ride_alone(ride: Ride, backbone: Backbone) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from autoprompt.models.inputs import Encoded, ModelInputs
+from autoprompt.models.inputs import Encoded, Laid, ModelInputs
 from autoprompt.models.meter import Meter
 from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
@@ -133,6 +133,9 @@ class Backbone(Protocol):
     ) -> ModelInputs:
         """Pad rows to one batch on the model's device, without the first tokens of each whose keys
         and values are its `beginnings`."""
+
+    def lay(self, rows: Sequence[Encoded]) -> Laid:
+        """Rows on the model's device, to take batches from."""
 
     def beginning(self, ids: Sequence[int]) -> torch.Tensor:
         """Keys and values [L, 2, n, H, D] of a row's first tokens, where `reads_in_parts`."""

@@ -119,9 +119,7 @@ def collate(
     """
     import torch
 
-    most = max(len(row.ids) for row in rows)
-    rounded = -(-most // multiple) * multiple
-    longest = rounded if longest is None else max(most, min(rounded, longest - rows[0].reserve))
+    longest = _width(max(len(row.ids) for row in rows), multiple, longest, rows[0].reserve)
     ids = torch.full((len(rows), longest), pad_id, dtype=torch.int64)
     attention = torch.zeros((len(rows), longest), dtype=torch.int64)
     types = torch.zeros((len(rows), longest), dtype=torch.int64) if segments else None
@@ -139,6 +137,57 @@ def collate(
         for index, row in enumerate(rows):
             decoder[index, : len(row.decoder)] = torch.tensor(row.decoder)
     return ModelInputs(ids, attention, types, positions, soft, decoder_ids=decoder)
+
+
+def _width(most: int, multiple: int, longest: int | None, reserve: int) -> int:
+    """Of a batch whose longest row has `most` tokens."""
+    rounded = -(-most // multiple) * multiple
+    return rounded if longest is None else max(most, min(rounded, longest - reserve))
+
+
+class Laid:
+    """Rows on a device, padded once: a batch of some is cut out there, and nothing is sent but
+    their numbers. The batch is that of `collate`."""
+
+    def __init__(
+        self,
+        rows: Sequence[Encoded],
+        pad_id: int,
+        *,
+        device: str,
+        segments: bool = False,
+        multiple: int = 1,
+        longest: int | None = None,
+    ) -> None:
+        options = {"segments": segments, "multiple": multiple, "longest": longest}
+        self._whole = collate(rows, pad_id, **options).to(device)  # type: ignore[arg-type]
+        self._device, self._multiple, self._longest = device, multiple, longest
+        self.lengths = [len(row.ids) for row in rows]
+        self._decoders = [len(row.decoder) for row in rows]
+        self._reserve = rows[0].reserve
+
+    def take(self, chosen: Sequence[int]) -> ModelInputs:
+        """The batch of these rows."""
+        import torch
+
+        most = max(self.lengths[index] for index in chosen)
+        width = _width(most, self._multiple, self._longest, self._reserve)
+        read = max(self._decoders[index] for index in chosen)
+        numbers = torch.tensor(chosen).to(self._device, non_blocking=True)
+
+        def some(part: torch.Tensor) -> torch.Tensor:
+            return part.index_select(0, numbers)
+
+        whole = self._whole
+        types, soft, decoder = whole.token_type_ids, whole.soft, whole.decoder_ids
+        return ModelInputs(
+            some(whole.input_ids)[:, :width],
+            some(whole.attention_mask)[:, :width],
+            None if types is None else some(types)[:, :width],
+            some(whole.mask_positions),
+            None if soft is None else some(soft),
+            decoder_ids=None if decoder is None else some(decoder)[:, :read],
+        )
 
 
 def pack(beginnings: Sequence[torch.Tensor], multiple: int = 1) -> Past:

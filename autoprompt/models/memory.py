@@ -41,7 +41,7 @@ def measured(backbone: Backbone) -> Activations:
         found.append((many - few) / (ROWS[1] - ROWS[0]))
     powers = torch.tensor(lengths, dtype=torch.float64)[:, None] ** torch.arange(len(WORDS))
     wanted = torch.tensor(found, dtype=torch.float64)
-    solved = torch.linalg.lstsq(powers, wanted).solution.clamp_min(0.0).tolist()
+    solved = torch.linalg.lstsq(powers, wanted).solution.round(decimals=3).clamp_min(0.0).tolist()
     return Activations(*solved)
 
 

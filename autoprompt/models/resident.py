@@ -22,7 +22,7 @@ from autoprompt.models import layers, packing, prefix
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.decoding import Memory, shared
 from autoprompt.models.heads import Head
-from autoprompt.models.inputs import Encoded, ModelInputs, PromptEncoder, collate, pack
+from autoprompt.models.inputs import Encoded, Laid, ModelInputs, PromptEncoder, collate, pack
 from autoprompt.models.meter import Meter
 from autoprompt.models.precision import Precision
 from autoprompt.models.weights import ResidentWeights
@@ -116,7 +116,6 @@ class Resident:
     ) -> ModelInputs:
         """Pad rows to one batch on the model's device, without the first tokens of each whose keys
         and values are its `beginnings`."""
-        multiple = BF16_MULTIPLE if self._numbers.bf16 else 1
         if beginnings:
             parts = zip(rows, beginnings, strict=True)
             rows = [row.behind(part.shape[2]) for row, part in parts]
@@ -124,10 +123,25 @@ class Resident:
             rows,
             self._pad_id,
             segments=self._segments,
-            multiple=multiple,
+            multiple=self._multiple,
             longest=self.max_length,
         ).to(self.device)
-        return replace(inputs, past=pack(beginnings, multiple)) if beginnings else inputs
+        return replace(inputs, past=pack(beginnings, self._multiple)) if beginnings else inputs
+
+    def lay(self, rows: Sequence[Encoded]) -> Laid:
+        """Rows on the model's device, to take batches from."""
+        return Laid(
+            rows,
+            self._pad_id,
+            device=self.device,
+            segments=self._segments,
+            multiple=self._multiple,
+            longest=self.max_length,
+        )
+
+    @property
+    def _multiple(self) -> int:
+        return BF16_MULTIPLE if self._numbers.bf16 else 1
 
     def beginning(self, ids: Sequence[int]) -> torch.Tensor:
         """Keys and values [L, 2, n, H, D] of a row's first tokens, where `reads_in_parts`.

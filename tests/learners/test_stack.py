@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,42 @@ def test_a_neighbour_that_diverges_or_breaks_costs_nobody_else(workshop: Worksho
     assert isinstance(rides[1].error, LearnerError)
     assert "prompt_learning_rate: 0.002 gave a loss of nan at step 2 of 20" in str(rides[1].error)
     assert isinstance(rides[2].error, ZeroDivisionError)
+    assert rides[0].error is None
+    rides[0].arrive()
+    for name, tensor in alone(workshop, 0)[0].items():
+        assert (tensors(good)[name] - tensor).abs().max() <= 1e-10
+
+
+class Breaks(torch.autograd.Function):
+    """A prompt's own module that cannot find its way back."""
+
+    @staticmethod
+    def forward(context: Any, made: torch.Tensor) -> torch.Tensor:
+        return made.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError("on the way back")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_prompt_that_breaks_on_the_way_back_costs_nobody_else(
+    workshop: Workshop, first: bool
+) -> None:
+    good, broken = learner(workshop, 0), learner(workshop, 1)
+    rides = [ride(good, 0), ride(broken, 1)]
+    real = rides[1].rider.inputs
+
+    def inputs(chosen: list[int]) -> list[Any]:
+        return [replace(part, embeds=Breaks.apply(part.embeds)) for part in real(chosen)]
+
+    rides[1].rider.inputs = inputs  # type: ignore[method-assign]
+    stack = Stack(workshop.backbone)
+    for one in rides[:: -1 if first else 1]:
+        stack.add(one)
+    while len(stack):
+        stack.step()
+    assert isinstance(rides[1].error, ZeroDivisionError)
     assert rides[0].error is None
     rides[0].arrive()
     for name, tensor in alone(workshop, 0)[0].items():

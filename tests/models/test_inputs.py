@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autoprompt.models.inputs import PromptEncoder, collate
+from autoprompt.models.inputs import Encoded, Laid, ModelInputs, PromptEncoder, collate
 from autoprompt.text.template import Piece, parse, render
 from autoprompt.text.truncation import TruncationError
 
@@ -122,3 +126,39 @@ def test_batches_pad_to_a_multiple_but_not_beyond_the_model(tokenizer: Any) -> N
     for limit in (longest, longest + 1, longest - 1):
         shape = collate(rows, 9, multiple=8, longest=limit).input_ids.shape
         assert shape[1] == max(longest, limit)
+
+
+ROW = st.builds(
+    lambda ids, soft, decoder: Encoded(
+        tuple(ids), tuple(i % 2 for i in ids), (0,), (1,) if soft else (), 2, tuple(decoder)
+    ),
+    st.lists(st.integers(1, 50), min_size=2, max_size=20),
+    st.just(True),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+)
+
+
+@given(
+    rows=st.lists(ROW, min_size=1, max_size=6),
+    chosen=st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    segments=st.booleans(),
+    multiple=st.sampled_from([1, 8]),
+    longest=st.sampled_from([None, 20, 24]),
+)
+def test_batches_cut_out_of_laid_rows_are_those_of_collate(
+    rows: list[Encoded],
+    chosen: list[int],
+    segments: bool,
+    multiple: int,
+    longest: int | None,
+) -> None:
+    chosen = [index % len(rows) for index in chosen]
+    wanted = collate(
+        [rows[i] for i in chosen], 9, segments=segments, multiple=multiple, longest=longest
+    )
+    laid = Laid(rows, 9, device="cpu", segments=segments, multiple=multiple, longest=longest)
+    found = laid.take(chosen)
+    for field in fields(ModelInputs):
+        own, other = getattr(found, field.name), getattr(wanted, field.name)
+        same = own.equal(other) if isinstance(own, torch.Tensor) else own == other
+        assert same, field.name

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from autoprompt.learners.workshop import Workshop
+from autoprompt.models.memory import give_back
 from autoprompt.models.meter import Passed, matrix_rate
+
+#: Seconds between two returns of memory, each of which takes hundredths of one.
+REST = 10.0
 
 
 class Effort:
@@ -19,6 +23,7 @@ class Effort:
         self._known = dict(known or {})
         self._rate = matrix_rate(first.device, first.precision)
         self._before, self._began = self._passed(), time.monotonic()
+        self._rested = self._began
 
     def total(self) -> dict[str, float]:
         """Counts, the seconds that they took, and the machine's rate as found in this call."""
@@ -26,6 +31,13 @@ class Effort:
         found["seconds"] = time.monotonic() - self._began
         total = {name: value + self._known.get(name, 0.0) for name, value in found.items()}
         return total | {"rate": self._rate}
+
+    def rest(self) -> None:
+        """Between trials: memory that is not needed goes back, now and then."""
+        now = time.monotonic()
+        if now - self._rested >= REST:
+            self._rested = now
+            give_back()
 
     def _passed(self) -> Passed:
         return sum((meter.read() for meter in self._meters), Passed())

@@ -324,6 +324,7 @@ def _search(
                 forecast.add(told.candidate.digest, method, told.mean, one)
         ended.clear()
         store.update_study(bench.study_id, seconds=clock.seconds, work=effort.total())
+        effort.rest()
     if clock.total is not None and len(seen) >= size and count < wanted:
         listener.say(f"all {size} candidates of the space have been tried")
     if clock.total is not None:

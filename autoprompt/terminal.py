@@ -286,7 +286,9 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     )
     budget = ", ".join(f"{v:g} {k}" for k, v in document["budget"].items() if v is not None)
     speed = document["pace"]
-    shared = f" · {speed['rode']} in a shared batch, {speed['alone']} alone" if speed else ""
+    trained = (
+        f"{speed['rode']} that can share a batch, {speed['alone']} that cannot" if speed else ""
+    )
     return [
         document["summary"],
         f"study {document['study']} · stage {document['stage']} · model {document['model']}",
@@ -296,7 +298,7 @@ def status_lines(document: dict[str, Any]) -> list[str]:
         *(
             [
                 f"pace: {speed['candidates_an_hour']:,.0f} candidates an hour, "
-                f"{speed['tokens_a_second']:,.0f} tokens a second{shared}"
+                f"{speed['tokens_a_second']:,.0f} tokens a second · trained: {trained}"
             ]
             if speed
             else []
@@ -309,10 +311,10 @@ def status_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _use_line(use: dict[str, float]) -> str:
+    rate = use["operations_a_second"] / 1e9
     return (
-        f"machine: {use['operations_a_second'] / 1e9:,.0f} of {use['machine_rate'] / 1e9:,.0f} "
-        f"GFLOP/s ({use['share']:.0%}) · {use['rows_a_pass']:g} rows a pass · "
-        f"{use['padding']:.0%} padding"
+        f"machine: {rate:.3g} GFLOP/s, {use['share']:.2g} of its rate in a large product · "
+        f"{use['rows_a_pass']:g} rows a pass · {use['padding']:.0%} padding"
     )
 
 

@@ -113,9 +113,11 @@ def combine(
                 continue
         # without a time limit a PET is taken as one more of the trials of its kind that were asked
         asked = deadline is None and PATTERNS in candidate
-        if not (there or asked or room.take(bench, candidate, bench.base_blocks + blocks)):
+        blocks_all = bench.base_blocks + blocks
+        if not (there or asked or room.take(bench, candidate, blocks_all)):
             what = candidate.get("weighting", "of the best templates")
-            say(f"{candidate['method']} ({what}) left out: it would cost too much")
+            why = room.refusal(bench, candidate, blocks_all)
+            say(f"{candidate['method']} ({what}) left out: {why}")
             continue
         number = there.id if there else bench.start(candidate, optuna_number=None, baseline=False)
         score_row(
@@ -170,6 +172,17 @@ class _Room:
             self.work -= needed if fitting else 0
             return fitting
         return blocks * bench.expected(candidate) <= self.left
+
+    def refusal(self, bench: Bench, candidate: Candidate, blocks: int) -> str:
+        """Why it has no room."""
+        if self.work is not None:
+            needed = blocks * bench.trained_texts(candidate)
+            return (
+                f"it would train on {needed:,.0f} texts, and {max(0.0, self.work):,.0f} are left "
+                f"of the {SHARE:.0%} of the search's that ensembles may"
+            )
+        needed = blocks * bench.expected(candidate)
+        return f"it would take {needed:,.0f} of the {max(0.0, self.left):,.0f} seconds left for it"
 
 
 def _enough_rows(bench: Bench) -> bool:

@@ -7,6 +7,7 @@ computes one block at a time. What it finds does not depend on the other lanes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -22,6 +23,8 @@ from autoprompt.models.backbone import Backbone
 from autoprompt.search.bench import Bench
 from autoprompt.search.stop import Halted, halt
 from search_spaces.candidate import Candidate
+
+log = logging.getLogger(__name__)
 
 #: Lanes at most where none are asked for: the sampler learns nothing from trials under way.
 MOST = 4
@@ -105,6 +108,10 @@ class Lanes:
             while thread.is_alive() and time.monotonic() < patience:
                 halt(thread)
                 thread.join(GRACE)
+            if thread.is_alive():
+                log.warning(
+                    "%s: still computing %g s after its search ended", thread.name, PATIENCE
+                )
 
     def wait(self) -> Work:
         """The next work that ends."""

@@ -24,6 +24,7 @@ def test_the_keys_are_those_of_the_documentation() -> None:
     assert set(known_keys()) == {
         *("budget.trials", "budget.minutes", "blocks.seeds", "blocks.folds"),
         *("train.steps", "train.batch_size", "train.precision", "train.together"),
+        "train.lanes",
         *("ensemble.top", "confirm.top", "confirm.blocks", "final.train", "objective.metric"),
         *("words.multi_token", "proposals.generator"),
         *("proposals.templates", "proposals.keep"),

@@ -96,6 +96,11 @@ class Workshop:
             self.model, device=self.device, precision=self.precision, revision=self.revision
         )
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the language model is there."""
+        return "backbone" in vars(self)
+
     @cached_property
     def pool(self) -> Mapping[str, torch.Tensor] | None:
         """Tensors of the prompt pool, None without one; `PoolError` for one of another model."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 #: Rows and columns of the product that is timed, and how often; the best counts.
 SIZES, TIMES = {"cpu": 1_024, "cuda": 8_192}, 4
@@ -62,6 +64,8 @@ class Meter:
 
 def matrix_rate(device: str, precision: str) -> float:
     """Operations a second of a large product: what nothing here exceeds by much."""
+    import torch
+
     kind = device.partition(":")[0]
     size = SIZES.get(kind, SIZES["cuda"])
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from autoprompt.learners.workshop import Workshop
-from autoprompt.models.memory import give_back
 from autoprompt.models.meter import Passed, matrix_rate
 
 #: Seconds between two returns of memory, each of which takes hundredths of one.
@@ -18,10 +17,10 @@ class Effort:
     """From its making on, added to what the study had before. `known`: that, as `total` gave it."""
 
     def __init__(self, workshops: Sequence[Workshop], known: Mapping[str, float] | None) -> None:
-        first = workshops[0].backbone
-        self._meters = [workshop.backbone.meter for workshop in workshops]
+        models = [workshop.backbone for workshop in workshops if workshop.loaded]
+        self._meters = [model.meter for model in models]
         self._known = dict(known or {})
-        self._rate = matrix_rate(first.device, first.precision)
+        self._rate = matrix_rate(models[0].device, models[0].precision) if models else 0.0
         self._before, self._began = self._passed(), time.monotonic()
         self._rested = self._began
 
@@ -34,6 +33,8 @@ class Effort:
 
     def rest(self) -> None:
         """Between trials: memory that is not needed goes back, now and then."""
+        from autoprompt.models.memory import give_back
+
         now = time.monotonic()
         if now - self._rested >= REST:
             self._rested = now

@@ -109,8 +109,7 @@ class Plan(NamedTuple):
 
 
 def _block_seconds(bench: Bench, row: Row, blocks: int) -> float:
-    stored = queries.block_scores(bench.store, bench.study_id, row.digest, CONFIRM)
-    if len(stored) >= blocks:
+    if len(_stored(bench, row.digest)) >= blocks:
         return 0.0
     return bench.costs.blocks.get(row.digest, row.seconds / max(1, row.blocks))
 
@@ -214,17 +213,7 @@ def confirm(
     if deadline is not None:
         seconds = (deadline - time.monotonic()) * (len(lanes) if lanes else 1)
         plans, blocks = affordable(plans, blocks, bench.folds, seconds)
-    stage = {
-        plan.row.digest: queries.block_scores(bench.store, bench.study_id, plan.row.digest, CONFIRM)
-        for plan in plans
-    }
-    going = [
-        _Confirming(
-            plan,
-            {n: one.metrics[bench.metric] for n, one in stage[plan.row.digest].items()},
-        )
-        for plan in plans
-    ]
+    going = [_Confirming(plan, _stored(bench, plan.row.digest)) for plan in plans]
     if lanes is None:
         for one in going:
             for index in range(blocks):
@@ -237,6 +226,12 @@ def confirm(
         for one in going:
             told(one.finish(bench))
     return sum(one.error is None for one in going)
+
+
+def _stored(bench: Bench, digest: str) -> dict[int, float]:
+    """The candidate's confirm blocks so far."""
+    found = queries.block_scores(bench.store, bench.study_id, digest, CONFIRM)
+    return {index: one.metrics[bench.metric] for index, one in found.items()}
 
 
 def _in_lane(

@@ -9,20 +9,17 @@ from typing import Any
 import optuna
 import pytest
 import toy
+from pools import POOLS
 
 from autoprompt.learners.prompted import Asked
 from autoprompt.search import study as studies
 from autoprompt.search.bench import SEARCH, Bench, from_row
-from autoprompt.search.choices import Pools
 from autoprompt.search.crew import Crew
 from autoprompt.search.objective import Objective, Told
-from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.dimension import Choice
 from search_spaces.space import Space
 from storage import queries
-from storage.records import PoolEntry
 
-WORDS = Verbalizer((("bad", ("terrible",)), ("good", ("great",)))).to_json()
 SPACE = Space(
     (
         Choice("method", ("prompt_tuning", "hard", "tfidf")),
@@ -38,12 +35,6 @@ SPACE = Space(
         Choice("prompt_steps", (6,)),
         Choice("steps", (4,)),
         Choice("batch_size", (4,)),
-    )
-)
-POOLS = Pools(
-    (
-        PoolEntry("template", "t000", "{text} it was {mask} .", "user", None),
-        PoolEntry("words", "v00", WORDS, "user", None),
     )
 )
 SOFT = ("prompt_tuning", 1), ("prompt_tuning", 2), ("prompt_tuning", 5)

@@ -11,25 +11,22 @@ import optuna
 import pytest
 import torch
 import toy
+from pools import POOLS, WORDS
 
 from autoprompt.config import ConfigError, Train
 from autoprompt.learners.build import build
 from autoprompt.models import memory
 from autoprompt.search import lanes as lanes_file
 from autoprompt.search.bench import SEARCH, Bench, from_row
-from autoprompt.search.choices import Pools
 from autoprompt.search.crew import Crew
 from autoprompt.search.lanes import Lanes, Work, check_lanes, lanes_for, open_lanes
 from autoprompt.search.objective import Objective, Told
 from autoprompt.text.template import parse
-from autoprompt.text.verbalizer import Verbalizer
 from search_spaces.candidate import Candidate
 from search_spaces.dimension import Choice
 from search_spaces.space import Space
 from storage import queries
-from storage.records import PoolEntry
 
-WORDS = Verbalizer((("bad", ("terrible",)), ("good", ("great",)))).to_json()
 #: Learned prompts whose networks draw from torch's one generator are among them.
 METHODS = ("p_tuning", "prefix_tuning", "dynamic", "prompt_tuning", "hard", "tfidf", "in_context")
 SOFT = METHODS[:4]
@@ -60,12 +57,6 @@ SPACE = Space(
         Choice("prompt_steps", (6,)),
         Choice("steps", (4,)),
         Choice("batch_size", (4,)),
-    )
-)
-POOLS = Pools(
-    (
-        PoolEntry("template", "t000", "{text} it was {mask} .", "user", None),
-        PoolEntry("words", "v00", WORDS, "user", None),
     )
 )
 

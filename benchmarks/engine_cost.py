@@ -6,7 +6,8 @@
 The first form runs the real loop of trials (Optuna with TPE, both tables in one SQLite file, a time
 budget) on blocks whose scores are made up at once. CPU milliseconds a trial are split into what is
 spent inside Optuna's calls and the rest, which is ours. The second form runs real trials of a model
-and compares the resident memory at both ends.
+and compares the resident memory at both ends, less what is freed: a search gives that back every
+ten seconds, in which some thirty of these small trials pass, the benchmark after each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from autoprompt.config import build
 from autoprompt.data.splits import Block
 from autoprompt.data.task import Example, Task, make_task
 from autoprompt.learners.workshop import Workshop
+from autoprompt.models.memory import give_back
 from autoprompt.search import job
 from autoprompt.search import study as studies
 from autoprompt.search.bench import Bench, Request
@@ -179,7 +181,7 @@ def engine(stored: int, trials: int) -> dict[str, Any]:
 def memory(
     model: str, trials: int, precision: str, preset: str, lanes: int, warm: int = 20
 ) -> dict[str, Any]:
-    """Resident memory (MB) at the trials after `warm`: how much it grew over `trials` more."""
+    """Resident memory (MB) by tenths of the `trials` after `warm` more, and how much it grew."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     texts = ("the film was great and moving", "the plot was dull and boring")
     rows = [(f"{texts[i % 2]} {'very ' * (i % 5)}", ("good", "bad")[i % 2]) for i in range(24)]
@@ -187,6 +189,7 @@ def memory(
 
     def told(one: Any) -> None:
         if not one.baseline:
+            give_back()
             resident.append(_resident())
 
     from autoprompt.search.estimator import table
@@ -210,16 +213,15 @@ def memory(
         job.search(data, options, job.Listener(told=told), Clock(None))
     kept = resident[warm:]
     tenth = max(1, len(kept) // 10)
-    first, last = statistics.median(kept[:tenth]), statistics.median(kept[-tenth:])
+    curve = [statistics.median(kept[at : at + tenth]) for at in range(0, tenth * 10, tenth)]
     return {
         "model": model,
         "precision": precision,
         "preset": preset,
         "lanes": lanes,
         "trials": len(kept),
-        "resident_mb_first": round(first, 1),
-        "resident_mb_last": round(last, 1),
-        "growth": round(last / first - 1, 4),
+        "resident_mb": [round(value, 1) for value in curve],
+        "growth": round(curve[-1] / curve[0] - 1, 4),
     }
 
 

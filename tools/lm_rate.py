@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -31,18 +30,3 @@ def wait_for(device: torch.device) -> None:
     """Until the device has done all it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def matrix_rate(device: torch.device, seconds: float = 1.0) -> float:
-    """Operations a second of a large bf16 product: what nothing on this device exceeds."""
-    size = 8_192 if device.type == "cuda" else 2_048
-    left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    for _ in range(3):
-        left @ right
-    wait_for(device)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        left @ right
-        wait_for(device)
-        count += 1
-    return count * 2.0 * size**3 / (time.perf_counter() - began)

@@ -32,8 +32,9 @@ import numpy
 import torch
 
 from autoprompt.models import builtin
+from autoprompt.models.meter import matrix_rate
 from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
-from tools.lm_rate import matrix_rate, step_operations, wait_for
+from tools.lm_rate import step_operations, wait_for
 from tools.lm_text import (
     Lines,
     ahead,
@@ -199,7 +200,7 @@ def train(options: argparse.Namespace) -> None:
     print(f"{'stopped' if over else 'finished'} {json.dumps(progress)}", flush=True)
     if progress["step"] > steps:
         tokens = progress["tokens"] - first_tokens
-        rate, most = operations / trained, matrix_rate(trainer.device)
+        rate, most = operations / trained, matrix_rate(str(trainer.device), "bf16")
         print(
             f"{tokens / trained:,.0f} tokens/s, {rate / 1e12:.3f} TFLOP/s: {rate / most:.0%} of a "
             f"large bf16 product's {most / 1e12:.2f}; waiting for batches {waited / trained:.1%} "

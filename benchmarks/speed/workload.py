@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ def workload(data: Path, model: str, device: str, precision: str, steps: int) ->
     again."""
     rows, train = sst2_rows(data)
     with TemporaryDirectory() as folder:
-        name = model if model == "builtin" else _random_model(model, Path(folder))
+        name = model if model == "builtin" else _random_folder(model, Path(folder))
         if model == "builtin":
             # the peers read a folder, as everybody's model is one
             export_builtin(Path(folder))
@@ -66,8 +67,8 @@ def workload(data: Path, model: str, device: str, precision: str, steps: int) ->
         yield Workload(make_task(rows), rows, train, name, device, precision, steps)
 
 
-def _random_model(shape: str, folder: Path) -> str:
-    """RoBERTa of that size with the built-in model's vocabulary and random weights."""
+def random_model(shape: str) -> Any:
+    """RoBERTa of that size with random weights."""
     import transformers
 
     layers, width, heads, inner = SHAPES[shape]
@@ -85,7 +86,13 @@ def _random_model(shape: str, folder: Path) -> str:
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
-    transformers.RobertaForMaskedLM(config).save_pretrained(folder)
+    return transformers.RobertaForMaskedLM(config)
+
+
+def _random_folder(shape: str, folder: Path) -> str:
+    """It with the built-in model's vocabulary."""
+    random_model(shape).save_pretrained(folder)
+    _, tokenizer = load_builtin()
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     tokenizer.save_pretrained(folder)
     return str(folder)

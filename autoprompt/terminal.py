@@ -289,6 +289,8 @@ def status_lines(document: dict[str, Any]) -> list[str]:
     trained = (
         f"{speed['rode']} that can share a batch, {speed['alone']} that cannot" if speed else ""
     )
+    if speed and speed["no_time"]:
+        trained += f" · no time for {speed['no_time']}"
     return [
         document["summary"],
         f"study {document['study']} · stage {document['stage']} · model {document['model']}",

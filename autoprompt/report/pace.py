@@ -14,17 +14,20 @@ ENDED = ("complete", "pruned", "failed")
 
 @dataclass(frozen=True)
 class Pace:
-    """Of the sampler's trials that have ended, over the time in which any of them ran: gaps of an
-    interrupted run do not count, and trials that trained together share their time.
+    """Of the sampler's trials that have ended, over the time of the search: gaps of an interrupted
+    run and the confirmation do not count, and trials that trained together share their time. Those
+    that ended before their first block, as there was no time for it, are counted in no_time alone.
 
-    rode: how many trained in a batch that can be shared, the model frozen; alone: how many trained
-    by themselves, weights of the model among what they trained.
+    tokens_a_second: that passed the model, without padding. rode: how many trained in a batch that
+    can be shared, the model frozen; alone: how many trained by themselves, weights of the model
+    among what they trained.
     """
 
     candidates_an_hour: float
     tokens_a_second: float
     rode: int
     alone: int
+    no_time: int = 0
     use: Use | None = None
 
 
@@ -49,29 +52,36 @@ def use(work: Mapping[str, float] | None) -> Use | None:
     return Use(
         rows_a_pass=round(work["rows"] / work["passes"], 1),
         padding=round(1.0 - work["tokens"] / work["places"], 3),
-        operations_a_second=rate,
-        machine_rate=work["rate"],
+        operations_a_second=float(round(rate)),
+        machine_rate=float(round(work["rate"])),
         share=round(rate / work["rate"], 3),
     )
 
 
 def pace(trials: Sequence[TrialRecord], work: Mapping[str, float] | None = None) -> Pace | None:
-    """None where no trial has ended yet, or none took any time. work: of the study's record."""
+    """None where no trial has ended yet, or none took any time. work: of the study's record; of
+    studies older than that, time and tokens are those of the trials, with their confirmation."""
     ended = [one for one in trials if one.optuna_number is not None and one.state in ENDED]
-    busy = _covered(
-        (began := datetime.fromisoformat(one.created).timestamp(), began + one.seconds)
-        for one in ended
-    )
-    if not busy:
+    tried = [one for one in ended if one.state != "pruned" or one.blocks]
+    busy, tokens = _covered(_span(one) for one in ended), float(sum(one.tokens for one in ended))
+    if work and work.get("seconds"):
+        busy, tokens = work["seconds"], work.get("tokens", 0.0)
+    if not busy or not ended:
         return None
-    shared = sum(_rides(one) for one in ended)
+    shared = sum(_rides(one) for one in tried)
     return Pace(
-        candidates_an_hour=round(3600 * len(ended) / busy, 1),
-        tokens_a_second=round(sum(one.tokens for one in ended) / busy, 1),
+        candidates_an_hour=round(3600 * len(tried) / busy, 1),
+        tokens_a_second=round(tokens / busy, 1),
         rode=shared,
-        alone=sum(_trains(one) for one in ended) - shared,
+        alone=sum(_trains(one) for one in tried) - shared,
+        no_time=len(ended) - len(tried),
         use=use(work),
     )
+
+
+def _span(one: TrialRecord) -> tuple[float, float]:
+    began = datetime.fromisoformat(one.created).timestamp()
+    return began, began + one.seconds
 
 
 def _trains(one: TrialRecord) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from autoprompt.learners.workshop import Workshop
+from autoprompt.models.backbone import Backbone
 from autoprompt.models.meter import Passed, matrix_rate
 
 #: Seconds between two returns of memory, each of which takes hundredths of one.
@@ -20,7 +21,7 @@ class Effort:
         models = [workshop.backbone for workshop in workshops if workshop.loaded]
         self._meters = [model.meter for model in models]
         self._known = dict(known or {})
-        self._rate = matrix_rate(models[0].device, models[0].precision) if models else 0.0
+        self._rate = _rate(models)
         self._before, self._began = self._passed(), time.monotonic()
         self._rested = self._began
 
@@ -42,3 +43,14 @@ class Effort:
 
     def _passed(self) -> Passed:
         return sum((meter.read() for meter in self._meters), Passed())
+
+
+def _rate(models: Sequence[Backbone]) -> float:
+    """Of the machine, as far as the models use it: lanes that outnumber the threads of a product
+    have a thread each."""
+    if not models:
+        return 0.0
+    import torch
+
+    rate = matrix_rate(models[0].device, models[0].precision)
+    return rate * max(1.0, len(models) / torch.get_num_threads())

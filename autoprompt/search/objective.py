@@ -39,6 +39,10 @@ class TrialFailed(Exception):
     """A candidate could not be scored. Its row says why; the study goes on."""
 
 
+class NoTime(TimeoutError):
+    """A candidate would take longer than what is left."""
+
+
 def one_line(problem: Exception) -> str:
     """What went wrong; an error that is not of ours with the name of its kind."""
     first = (str(problem).splitlines() or [""])[0]
@@ -111,8 +115,7 @@ class Objective:
                     values[index] = stored[index].metrics[bench.metric]
                     trial.report(values[index], step=index)
                     continue
-                if self._too_late(candidate, len(values)):
-                    raise TimeoutError
+                self._check_time(candidate, len(values))
                 part = bench.block(SEARCH, index)
                 waits = self.patient and len(values) < bench.folds
                 limit = None if waits else self.deadline
@@ -128,10 +131,11 @@ class Objective:
         except optuna.TrialPruned:
             finish("pruned")
             raise
-        except TimeoutError:
+        except TimeoutError as late:
             # one whole partition is a cross-validated score; less than that is not
             if len(values) < bench.folds:
-                finish("pruned", "the time for searching was over")
+                told = str(late) if isinstance(late, NoTime) else "the time for searching was over"
+                finish("pruned", told)
                 raise optuna.TrialPruned from None
         except (StoreUnavailable, optuna.exceptions.StorageInternalError):
             raise  # the database's trouble, not the candidate's: the row is put back
@@ -141,20 +145,25 @@ class Objective:
         finish("complete")
         return sum(values.values()) / len(values)
 
-    def _too_late(self, candidate: Candidate, have: int) -> bool:
-        """Whether one more block would leave no time for what must follow: the rest of its first
-        partition (less is no score), training on all rows (two blocks' time), and confirming: on
-        a whole partition, and on all blocks once this trial has a partition of its own, as those
+    def _check_time(self, candidate: Candidate, have: int) -> None:
+        """`NoTime` where one more block would leave no time for what must follow: the rest of its
+        first partition (less is no score), training on all rows (two blocks' time), and confirming:
+        on a whole partition, and on all blocks once this trial has a partition of its own, as those
         tell more than further blocks of the search."""
-        if self.deadline is None:
-            return False
         folds, confirming = self.bench.folds, self.bench.confirm_blocks
-        if self.patient and have < folds:
-            return False
+        if self.deadline is None or (self.patient and have < folds):
+            return
         if have < folds:
             confirming = min(folds, confirming)
-        needed = max(1, folds - have) + 2 + confirming
-        return time.monotonic() + needed * self.bench.expected(candidate) > self.deadline
+        needed = (max(1, folds - have) + 2 + confirming) * self.bench.expected(candidate)
+        left = self.deadline - time.monotonic()
+        if left < 0:
+            raise TimeoutError
+        if needed > left:
+            raise NoTime(
+                f"no time: to score, confirm and train it would take {needed:.0f} of the "
+                f"{left:.0f} seconds left for searching"
+            )
 
     def _order(self, stored: dict[int, Any], candidate: Candidate, row: int) -> list[int]:
         """Block indices in their fixed order: the stored ones, what is missing of the base

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from autoprompt.report.pace import Use, pace, use
-from storage.records import CandidateRecord, TrialRecord
+from storage.records import BlockScore, CandidateRecord, TrialRecord
 
 
-def trial(began: str, seconds: float, state: str = "complete", **settings: Any) -> TrialRecord:
+def trial(
+    began: str, seconds: float, state: str = "complete", *, blocks: int = 1, **settings: Any
+) -> TrialRecord:
     candidate = CandidateRecord(
         id=1, digest="d", method="hard", template=None, label_words=None, settings=settings
     )
@@ -27,7 +29,7 @@ def trial(began: str, seconds: float, state: str = "complete", **settings: Any) 
         versions={},
         error=None,
         created=f"2026-01-01T{began}+00:00",
-        blocks=(),
+        blocks=tuple(BlockScore("search", n, 0, n, {"accuracy": 0.5}) for n in range(blocks)),
     )
 
 
@@ -44,6 +46,25 @@ def test_gaps_do_not_count_and_trials_together_share_their_time() -> None:
     assert found.candidates_an_hour == pytest.approx(3 * 3600 / 120)
     assert found.tokens_a_second == pytest.approx(1800 / 120)
     assert (found.rode, found.alone) == (2, 1)
+
+
+def test_a_trial_that_there_was_no_time_for_counts_nowhere_else() -> None:
+    there = trial("10:00:00", 60, steps=5, trainable="all")
+    none = trial("10:01:00", 0, "pruned", blocks=0, prompt_steps=5, trainable="prompt")
+    found, alone = pace([there, none, none]), pace([there])
+    assert found is not None
+    assert alone is not None
+    assert found.no_time == 2
+    assert (found.rode, found.alone) == (0, 1)
+    assert found.candidates_an_hour == alone.candidates_an_hour
+
+
+def test_the_confirmation_does_not_slow_the_search() -> None:
+    confirmed = trial("10:00:00", 600, steps=5, trainable="all")  # most of it while confirming
+    found = pace([confirmed], {"seconds": 60.0, "tokens": 120.0})
+    assert found is not None
+    assert found.candidates_an_hour == pytest.approx(60)
+    assert found.tokens_a_second == pytest.approx(2)
 
 
 def test_baselines_and_a_study_without_trials_have_none() -> None:

@@ -52,8 +52,8 @@ def use(work: Mapping[str, float] | None) -> Use | None:
     return Use(
         rows_a_pass=round(work["rows"] / work["passes"], 1),
         padding=round(1.0 - work["tokens"] / work["places"], 3),
-        operations_a_second=float(round(rate)),
-        machine_rate=float(round(work["rate"])),
+        operations_a_second=round(rate, 0),
+        machine_rate=round(work["rate"], 0),
         share=round(rate / work["rate"], 3),
     )
 
@@ -63,9 +63,13 @@ def pace(trials: Sequence[TrialRecord], work: Mapping[str, float] | None = None)
     studies older than that, time and tokens are those of the trials, with their confirmation."""
     ended = [one for one in trials if one.optuna_number is not None and one.state in ENDED]
     tried = [one for one in ended if one.state != "pruned" or one.blocks]
-    busy, tokens = _covered(_span(one) for one in ended), float(sum(one.tokens for one in ended))
     if work and work.get("seconds"):
         busy, tokens = work["seconds"], work.get("tokens", 0.0)
+    else:
+        busy, tokens = (
+            _covered(_span(one) for one in ended),
+            float(sum(one.tokens for one in ended)),
+        )
     if not busy or not ended:
         return None
     shared = sum(_rides(one) for one in tried)

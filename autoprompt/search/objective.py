@@ -40,7 +40,10 @@ class TrialFailed(Exception):
 
 
 class NoTime(TimeoutError):
-    """A candidate would take longer than what is left."""
+    """A candidate would take longer than what is left, or nothing is."""
+
+    def __init__(self, told: str = "the time for searching was over") -> None:
+        super().__init__(told)
 
 
 def one_line(problem: Exception) -> str:
@@ -134,8 +137,7 @@ class Objective:
         except TimeoutError as late:
             # one whole partition is a cross-validated score; less than that is not
             if len(values) < bench.folds:
-                told = str(late) if isinstance(late, NoTime) else "the time for searching was over"
-                finish("pruned", told)
+                finish("pruned", str(late if isinstance(late, NoTime) else NoTime()))
                 raise optuna.TrialPruned from None
         except (StoreUnavailable, optuna.exceptions.StorageInternalError):
             raise  # the database's trouble, not the candidate's: the row is put back
@@ -158,11 +160,11 @@ class Objective:
         needed = (max(1, folds - have) + 2 + confirming) * self.bench.expected(candidate)
         left = self.deadline - time.monotonic()
         if left < 0:
-            raise TimeoutError
+            raise NoTime
         if needed > left:
             raise NoTime(
-                f"no time: to score, confirm and train it would take {needed:.0f} of the "
-                f"{left:.0f} seconds left for searching"
+                f"no time: to score, confirm and train it would take {needed:.0f} seconds, and "
+                f"{left:.0f} are left for searching"
             )
 
     def _order(self, stored: dict[int, Any], candidate: Candidate, row: int) -> list[int]:

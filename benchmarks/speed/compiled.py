@@ -33,8 +33,10 @@ MODES = {
 }
 
 
-def passes(trunk: Any, width: int, form: tuple[int, int], device: str, kind: torch.dtype) -> float:
-    """Seconds of one pass."""
+def pass_seconds(
+    trunk: Any, width: int, form: tuple[int, int], device: str, kind: torch.dtype
+) -> float:
+    """Of one pass."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     embeds = torch.randn(*form, width, device=device, dtype=kind, requires_grad=True)
     _wait(device)
@@ -64,14 +66,14 @@ def measure(model: str, device: str, precision: str, turns: int) -> list[dict[st
             arms[name] = torch.compile(trunk, mode=mode, dynamic=False)
         for name, arm in arms.items():
             began = time.perf_counter()
-            passes(arm, width, form, device, kind)
+            pass_seconds(arm, width, form, device, kind)
             row[name] = {"first": round(time.perf_counter() - began, 1)}
             for _ in range(3):
-                passes(arm, width, form, device, kind)
+                pass_seconds(arm, width, form, device, kind)
         took: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(turns):
             for name, arm in arms.items():
-                took[name].append(passes(arm, width, form, device, kind))
+                took[name].append(pass_seconds(arm, width, form, device, kind))
         for name, many in took.items():
             ratios = sorted(own / other for own, other in zip(took["eager"], many, strict=True))
             row[name] |= {

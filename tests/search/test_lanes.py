@@ -16,6 +16,7 @@ from pools import POOLS, WORDS
 from autoprompt.config import ConfigError, Train
 from autoprompt.learners.build import build
 from autoprompt.models import memory
+from autoprompt.search import effort
 from autoprompt.search import lanes as lanes_file
 from autoprompt.search.bench import SEARCH, Bench, from_row
 from autoprompt.search.crew import Crew
@@ -59,6 +60,23 @@ SPACE = Space(
         Choice("batch_size", (4,)),
     )
 )
+
+
+def test_lanes_that_outnumber_the_threads_are_measured_against_as_many(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effort, "matrix_rate", lambda *_: 1e9 * torch.get_num_threads())
+    shops = [bench.workshop, bench.workshop.twin()]
+    assert all(shop.backbone for shop in shops)  # loads them
+    rates = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            rates.append(effort.Effort(shops, None).total()["rate"])
+    finally:
+        torch.set_num_threads(before)
+    assert rates == [2e9, 2e9]
 
 
 def tuned(steps: int) -> Candidate:

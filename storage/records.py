@@ -14,8 +14,8 @@ class StudyRecord:
     """One search over one set of labelled rows; `created` is UTC in ISO form.
 
     work: what its trials have passed through the model so far: `passes`, `rows`, `tokens`,
-    `places` (tokens and padding), `operations`, in `seconds`, and the machine's `rate` (operations
-    a second); None where nothing was counted.
+    `places` (tokens and padding), `operations`, in `seconds`; of the last call the machine's `rate`
+    (operations a second) and the `lanes`; None where nothing was counted.
     """
 
     id: int

@@ -33,10 +33,12 @@ class Pace:
 
 @dataclass(frozen=True)
 class Use:
-    """rows_a_pass: that went through the model together. padding: share of what was computed.
+    """lanes: trials computed side by side in the last call, each with a model of its own.
+    rows_a_pass: that went through the model together. padding: share of what was computed.
     operations_a_second: of the model's products, by its sizes, over the time of the search, and
     their share of what the machine did in a large product, whose rate is machine_rate."""
 
+    lanes: int
     rows_a_pass: float
     padding: float
     operations_a_second: float
@@ -50,6 +52,7 @@ def use(work: Mapping[str, float] | None) -> Use | None:
         return None
     rate = work["operations"] / work["seconds"]
     return Use(
+        lanes=int(work.get("lanes", 1)),
         rows_a_pass=round(work["rows"] / work["passes"], 1),
         padding=round(1.0 - work["tokens"] / work["places"], 3),
         operations_a_second=round(rate, 0),

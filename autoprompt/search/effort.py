@@ -26,11 +26,11 @@ class Effort:
         self._rested = self._began
 
     def total(self) -> dict[str, float]:
-        """Counts, the seconds that they took, and the machine's rate as found in this call."""
+        """Counts and the seconds that they took; the machine's rate and the lanes of this call."""
         found: dict[str, float] = asdict(self._passed() - self._before)
         found["seconds"] = time.monotonic() - self._began
         total = {name: value + self._known.get(name, 0.0) for name, value in found.items()}
-        return total | {"rate": self._rate}
+        return total | {"rate": self._rate, "lanes": float(len(self._meters))}
 
     def rest(self) -> None:
         """Between trials: memory that is not needed goes back, now and then."""

@@ -86,7 +86,8 @@ def test_a_prefix_with_a_head_can_ride_and_zero_shot_trains_nothing() -> None:
 def test_how_the_machine_is_used() -> None:
     work = {"passes": 4, "rows": 32, "tokens": 300, "places": 400, "operations": 6e9}
     found = use(work | {"seconds": 2.0, "rate": 1e10})
-    assert found == Use(8.0, 0.25, 3e9, 1e10, 0.3)
+    assert found == Use(1, 8.0, 0.25, 3e9, 1e10, 0.3)
+    assert use(work | {"seconds": 2.0, "rate": 1e10, "lanes": 2.0}).lanes == 2  # type: ignore[union-attr]
     assert pace([trial("10:00:00", 5)], work | {"seconds": 2.0, "rate": 1e10}).use == found  # type: ignore[union-attr]
 
 

@@ -295,9 +295,11 @@ def test_from_the_command_line(toy_data: Path, tiny_model: Path, tmp_path: Path)
     assert all(alone[key][1] == lanes[key][1] for key in confirmed)
     status = toy.command("status", tmp_path / "lanes", "--json").document
     used = status["pace"]["use"]
+    assert used["lanes"] == 2
     assert 0 < used["share"] < 1
     assert used["rows_a_pass"] > 1
     assert used["padding"] == 0
+    assert "2 lanes" in toy.command("status", tmp_path / "lanes").out
     assert "rows a pass · 0% padding" in toy.command("status", tmp_path / "lanes").out
     said = toy.command(
         "search", toy_data, "--out", tmp_path / "x", "train.lanes=2", "train.together=2"

@@ -66,9 +66,10 @@ def run_search(data: str, options: Options) -> tuple[dict[str, Any], list[str]]:
     quiet()
     from autoprompt.search import job
     from autoprompt.search.opened import leaderboard, open_run, status
-    from autoprompt.search.progress import line
+    from autoprompt.search.progress import Log
 
-    listener = job.Listener(say, lambda told: say(line(told)))
+    log = Log(say)
+    listener = job.Listener(log.say, log.told)
     job.search(data, options, listener, clock)
     with open_run(options.out) as run:
         board, document = leaderboard(run), status(run)
@@ -228,7 +229,8 @@ def _write_jsonl(file: Any, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
-    """First the answer and its prompt, then one line a candidate: a sampler suggests some often."""
+    """First the answer and its prompt, then one line a candidate: a sampler suggests some often.
+    Candidates without a block, as there was no time for one, are counted below the table."""
     best = winner(rows)
     lines = [first_line(rows)]
     if best and (best.template or patterns(best)):
@@ -238,7 +240,9 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
             lines.append(f"  shows     {shown}")
     if best and best.members:
         lines += [f"  {line}" for line in member_lines(best.settings)]
-    heads, table_rows = table([row for row, _ in distinct(rows)])
+    once = [row for row, _ in distinct(rows)]
+    tried = [row for row in once if row.blocks or row.state != "pruned"]
+    heads, table_rows = table(tried)
     kept = [heads.index(name) for name in heads if name != "label words"]
     cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]
     widths = [max(len(row[i]) for row in cells) for i in range(len(kept) - 1)]
@@ -248,6 +252,8 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
         lines.append("  ".join([*padded, row[-1]]).rstrip())
     if most is not None and len(table_rows) > most:
         lines.append(f"({len(table_rows) - most} more in `autoprompt leaderboard`)")
+    if late := len(once) - len(tried):
+        lines.append(f"({_count(late, 'candidate')} without a block: there was no time)")
     return lines
 
 

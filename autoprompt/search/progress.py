@@ -1,12 +1,37 @@
-"""One line of words for a trial that ended."""
+"""A line of words for each trial that ended, in a log."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from autoprompt.report.members import members, method_line, template_line
 from autoprompt.search.objective import Told
 from autoprompt.search.study import summary
 
 _SHOWN_ELSEWHERE = ("method", "template", "words", "trainable", "patterns")
+
+
+class Log:
+    """Says lines in their order. Of the trials that there was no time for, the first has a line;
+    the others are counted, and told before the next thing that the search says."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._unsaid, self._late = say, 0, False
+
+    def say(self, text: str) -> None:
+        if self._unsaid:
+            trials = "1 more trial" if self._unsaid == 1 else f"{self._unsaid} more trials"
+            self._say(f"there was no time for {trials}")
+            self._unsaid = 0
+        self._say(text)
+
+    def told(self, told: Told) -> None:
+        if told.state == "pruned" and not told.blocks:
+            if self._late:
+                self._unsaid += 1
+                return
+            self._late = True
+        self._say(line(told))
 
 
 def line(told: Told) -> str:

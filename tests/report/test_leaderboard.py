@@ -10,6 +10,7 @@ from realistic_study import TEMPLATES, WORDS, add_trial, build, create
 from scipy import stats
 
 from autoprompt.report import leaderboard
+from autoprompt.terminal import board_lines
 from storage.store import Store
 
 KEYS = [
@@ -221,3 +222,16 @@ def test_the_table_has_a_text_for_every_column(tmp_path):
     assert any("billing=invoice,payment" in line[-1] for line in lines)
     assert all(isinstance(cell, str) for line in lines for cell in line)
     built.store.close()
+
+
+def test_what_there_was_no_time_for_is_counted_below_the_table(store):
+    study = create(store)
+    add_trial(store, study, settings={"n": 1}, search=steady(0.8))
+    for n in (2, 3):
+        add_trial(store, study, settings={"n": n}, state="pruned")
+    add_trial(store, study, settings={"n": 4}, state="failed", error="boom")
+    lines = board_lines(leaderboard.rows(store, study))
+    assert lines[-1] == "(2 candidates without a block: there was no time)"
+    shown = lines[lines.index("") + 2 : -1]
+    assert [line.split()[2] for line in shown] == ["complete", "failed"]
+    assert len(leaderboard.rows(store, study)) == 4

@@ -9,9 +9,18 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 
 class ConfigError(ValueError):
@@ -22,6 +31,19 @@ class ConfigError(ValueError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        numbers = {int, float} & set(_types(cls.model_fields[str(info.field_name)].annotation))
+        if isinstance(value, bool) and numbers:
+            raise PydanticCustomError("number", "write a number")
+        return value
+
+
+def _types(annotation: Any) -> tuple[Any, ...]:
+    """Of `int | None` its two types, of `int` that one."""
+    return get_args(annotation) or (annotation,)
 
 
 class Budget(_Section):

@@ -323,7 +323,7 @@ def _use_line(use: dict[str, float]) -> str:
     return (
         f"machine: {rate:.3g} GFLOP/s, {use['share']:.2g} of its rate in a large product · "
         f"{_count(int(use['lanes']), 'lane')} · "
-        f"{use['rows_a_pass']:g} rows a pass · {use['padding']:.0%} padding"
+        f"{use['rows_a_pass']:g} rows a pass · {use['padding']:.0%} of it padding"
     )
 
 

@@ -87,12 +87,19 @@ def lower_bound(values: Sequence[float], ratio: float, confidence: float = 0.95)
     )
 
 
-def few_blocks(blocks: int) -> bool:
-    """Whether so many blocks are too few for their lower bound to be relied on.
+#: A standard deviation below this is rounding.
+EQUAL = 1e-9
 
-    Of two or three, all are often equal by chance, and the bound then has no doubt in it.
+
+def few_blocks(blocks: int, sd: float | None = None) -> bool:
+    """Whether so many blocks, of scores with that standard deviation, are too few for their lower
+    bound to be relied on.
+
+    Two or three, or up to seven whose scores are all equal: that comes by chance where a block has
+    a handful of rows, and the bound then has no doubt in it.
     """
-    return blocks < 4
+    equal = sd is not None and sd < EQUAL
+    return blocks < 4 or (equal and blocks < 8)
 
 
 def _ratio(part: float, whole: float) -> float:

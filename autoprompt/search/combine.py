@@ -178,8 +178,8 @@ class _Room:
         if self.work is not None:
             needed = blocks * bench.trained_texts(candidate)
             return (
-                f"it would train on {needed:,.0f} texts, and {max(0.0, self.work):,.0f} are left "
-                f"of the {SHARE:.0%} of the search's that ensembles may"
+                f"it would train on {needed:,.0f} texts; ensembles may train on {SHARE:.0%} of "
+                f"what the search did, and {max(0.0, self.work):,.0f} of these are left"
             )
         needed = blocks * bench.expected(candidate)
         return f"it would take {needed:,.0f} of the {max(0.0, self.left):,.0f} seconds left for it"

@@ -59,6 +59,8 @@ BASELINE_SHARE = 0.12
 TOGETHER = 16
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
+#: Candidates in a row that there was no time for, after which no more are suggested.
+LATE = 12
 
 
 class NoSuccess(RuntimeError):
@@ -270,6 +272,7 @@ def _search(
     benches = [lane.bench for lane in lanes or ()] or [bench]
     effort = Effort([one.workshop for one in benches], study_record.work)
     ended: list[Told] = []
+    late = 0  # ended without a block, in a row
 
     def tell(told: Told) -> None:
         ended.append(told)
@@ -284,7 +287,7 @@ def _search(
         """Whether one more trial is wanted and there is time for it, `kept` left for the rest."""
         if count + len(crew) >= wanted or len(crew) >= (most if count else 1):
             return False
-        if failed == count >= HOPELESS:
+        if failed == count >= HOPELESS or late >= LATE:
             return False
         over = clock.left(kept) <= 0 and count and (complete or clock.left() <= 0)
         return not over and not (clock.total is not None and len(seen) >= size)
@@ -317,6 +320,7 @@ def _search(
         for told in ended:
             complete += told.state == "complete"
             failed += told.state == "failed"
+            late = late + 1 if told.state == "pruned" and not told.blocks else 0
             seen.add(told.candidate.digest)
             if told.state == "complete" and told.mean is not None:
                 one = told.seconds / max(1, told.blocks)
@@ -388,13 +392,17 @@ def _confirm(
     if not config.confirm.blocks or winner(board) is None:
         return
     listener.say(f"confirming the best on {config.confirm.blocks} fresh blocks")
+    if clock.left(final := bench.final_seconds if config.final.train else 0.0) <= 0:
+        listener.say(
+            "the time is over: the best alone, on one partition, as it needs a fresh score"
+        )
     bench.store.update_study(record.id, stage="confirm", seconds=clock.seconds)
     done = confirm(
         bench,
         board,
         top=config.confirm.top,
         blocks=config.confirm.blocks,
-        deadline=clock.deadline(bench.final_seconds if config.final.train else 0.0),
+        deadline=clock.deadline(final),
         told=listener.told,
         lanes=lanes,
     )

@@ -119,11 +119,14 @@ def test_a_baseline_never_wins_and_is_named_first_when_it_is_surer(store):
     assert line.count("8 confirm blocks") == 2
 
 
-@pytest.mark.parametrize(("blocks", "doubted"), [(2, True), (4, False), (8, False)])
-def test_the_first_line_says_when_a_baseline_had_few_blocks(store, blocks, doubted):
+@pytest.mark.parametrize(
+    ("scores", "doubted"),
+    [([0.8] * 2, True), ([0.8] * 7, True), (steady(0.8, 4), False), ([0.8] * 8, False)],
+)
+def test_the_first_line_says_when_a_baseline_had_few_blocks(store, scores, doubted):
     study = create(store)
     add_trial(store, study, method="fine_tuning", template=None, words=None,
-              confirm=[0.8] * blocks, baseline=True)  # fmt: skip
+              confirm=scores, baseline=True)  # fmt: skip
     add_trial(store, study, search=steady(0.78), confirm=steady(0.78))
     line = leaderboard.first_line(leaderboard.rows(store, study))
     better = "mean" if doubted else "lower bound"
@@ -152,6 +155,14 @@ def test_the_first_line_says_when_the_winner_itself_has_few_blocks(store):
     add_trial(store, study, search=steady(0.78), confirm=[0.78, 0.78])
     line = leaderboard.first_line(leaderboard.rows(store, study))
     assert line.endswith("over 2 confirm blocks, too few for a bound to rely on")
+
+
+def test_four_equal_scores_are_no_certainty(store):
+    study = create(store)
+    chance = add_trial(store, study, settings={"n": 0}, confirm=[0.75] * 4)
+    rival = add_trial(store, study, settings={"n": 1}, confirm=[0.7, 0.8, 0.6, 0.9] * 2)
+    rows = leaderboard.rows(store, study)
+    assert [row.trial for row in rows] == [rival, chance]
 
 
 def test_the_first_line_names_the_winner_when_no_baseline_is_surer(store):

@@ -300,7 +300,7 @@ def test_from_the_command_line(toy_data: Path, tiny_model: Path, tmp_path: Path)
     assert used["rows_a_pass"] > 1
     assert used["padding"] == 0
     assert "2 lanes" in toy.command("status", tmp_path / "lanes").out
-    assert "rows a pass · 0% padding" in toy.command("status", tmp_path / "lanes").out
+    assert "rows a pass · 0% of it padding" in toy.command("status", tmp_path / "lanes").out
     said = toy.command(
         "search", toy_data, "--out", tmp_path / "x", "train.lanes=2", "train.together=2"
     )

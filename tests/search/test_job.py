@@ -17,6 +17,7 @@ from toy import command
 from autoprompt.data.splits import draw_shots
 from autoprompt.data.task import Example
 from autoprompt.search import job
+from autoprompt.search.bench import Bench
 from storage import queries
 from storage.records import StudyRecord
 from storage.store import Store
@@ -368,3 +369,20 @@ def test_a_test_before_the_searchs_end_says_so(finished_run: Path, tmp_path: Pat
         said = command(*verb)
         assert said.code == 0, said.err
         assert "its search has not ended (stage confirm)" in said.err
+
+
+def test_no_more_is_suggested_where_there_is_time_for_nothing(
+    tmp_path: Path, tiny_model: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bench, "expected", lambda *_: 1e6)  # seconds; the first trial waits for it
+    run = tmp_path / "run"
+    found = command(
+        *("search", toy_data, "--out", run, "--model", tiny_model, "--minutes", "5"),
+        *("--preset", "prompt_tuning", "train.steps=2", "train.lanes=2", "confirm.blocks=2"),
+    )
+    assert found.code == 0, found.err
+    tried = [row for row in toy.board(run) if not row["baseline"]]
+    late = [row for row in tried if row["state"] == "pruned" and not row["blocks"]]
+    assert [row["state"] for row in tried if row not in late] == ["complete"]
+    assert job.LATE <= len(late) <= job.LATE + 1  # one may be under way in the other lane
+    assert f"there was no time for {len(late) - 1} more trials" in found.err

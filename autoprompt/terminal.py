@@ -29,6 +29,7 @@ from autoprompt.report.prompt import demonstrations_line
 from autoprompt.search.clock import Clock
 from autoprompt.search.folder import writing
 from autoprompt.search.settings import Options
+from storage.records import no_time
 
 if TYPE_CHECKING:
     from autoprompt.search.multitask import PoolOptions
@@ -241,7 +242,7 @@ def board_lines(rows: list[Row], most: int | None = None) -> list[str]:
     if best and best.members:
         lines += [f"  {line}" for line in member_lines(best.settings)]
     once = [row for row, _ in distinct(rows)]
-    tried = [row for row in once if row.blocks or row.state != "pruned"]
+    tried = [row for row in once if not no_time(row.state, row.blocks)]
     heads, table_rows = table(tried)
     kept = [heads.index(name) for name in heads if name != "label words"]
     cells = [[row[i] for i in kept] for row in (heads, *table_rows[:most])]

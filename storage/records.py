@@ -9,6 +9,12 @@ STATES = ("running", "complete", "pruned", "failed")
 SUBSETS = ("all", "clean")
 
 
+def no_time(state: str, blocks: int) -> bool:
+    """Whether a trial of that state and so many blocks ended as there was no time for its first:
+    the pruner takes none from before that."""
+    return state == "pruned" and not blocks
+
+
 @dataclass(frozen=True, slots=True)
 class StudyRecord:
     """One search over one set of labelled rows; `created` is UTC in ISO form.

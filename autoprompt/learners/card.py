@@ -159,7 +159,11 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         lines.append(
             f"Cross-validated on the labelled rows: {trial.get('metric')} {trial['mean']:.3f}"
             f"{sure} over {blocks} blocks."
-            + (" These are too few for a bound to rely on." if few_blocks(blocks) else "")
+            + (
+                " These are too few for a bound to rely on."
+                if few_blocks(blocks, trial.get("sd"))
+                else ""
+            )
         )
     for opening in metrics.get("test") or []:
         if opening.get("subset") != "all":

@@ -63,6 +63,11 @@ class Row:
         return row
 
     @property
+    def few(self) -> bool:
+        """Whether its blocks are too few for the lower bound to be relied on."""
+        return few_blocks(self.blocks, self.sd)
+
+    @property
     def members(self) -> Members:
         """Of an ensemble, the values of the prompts it is made of."""
         return members(self.settings)
@@ -162,7 +167,7 @@ def baseline_ahead(ranked_rows: Sequence[Row]) -> Row | None:
     top = min(rivals, key=_order)
     if best is None or best.mean is None:
         return top
-    if few_blocks(top.blocks, top.sd) or few_blocks(best.blocks, best.sd):
+    if top.few or best.few:
         return top if _mean(top) > best.mean else None
     return top if _bound(top) > _bound(best) else None
 
@@ -174,12 +179,10 @@ def first_line(ranked_rows: Sequence[Row]) -> str:
     won = f"best prompt: {_figures(best)}" if best else "no prompt trial is complete yet"
     if best and best.method in BASELINE_METHODS:
         won = f"best trial: {_figures(best)}"
-    if best and few_blocks(best.blocks, best.sd):
+    if best and best.few:
         won += ", too few for a bound to rely on"
     if rival:
-        unsure = few_blocks(rival.blocks, rival.sd) or (
-            best is not None and few_blocks(best.blocks, best.sd)
-        )
+        unsure = rival.few or (best is not None and best.few)
         better = "mean" if unsure else "lower bound"
         doubt = ", few to compare by: give more minutes" if unsure else ""
         return (
@@ -313,5 +316,5 @@ def _order(one: Row) -> tuple[int, bool, float, float, int]:
     groups = {"complete": 1, "pruned": 2, "running": 3, "failed": 4}
     group = 0 if one.confirmed else groups.get(one.state, 5)
     # A pruned trial saw few, easy-or-hard blocks: its bound says nothing its mean does not.
-    by_bound = group < 2 and not few_blocks(one.blocks, one.sd)
+    by_bound = group < 2 and not one.few
     return group, not by_bound, -_bound(one) if by_bound else 0.0, -_mean(one), one.trial

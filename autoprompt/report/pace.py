@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from storage.records import TrialRecord
+from storage.records import TrialRecord, no_time
 
 ENDED = ("complete", "pruned", "failed")
 
@@ -65,7 +65,7 @@ def pace(trials: Sequence[TrialRecord], work: Mapping[str, float] | None = None)
     """None where no trial has ended yet, or none took any time. work: of the study's record; of
     studies older than that, time and tokens are those of the trials, with their confirmation."""
     ended = [one for one in trials if one.optuna_number is not None and one.state in ENDED]
-    tried = [one for one in ended if one.state != "pruned" or one.blocks]
+    tried = [one for one in ended if not no_time(one.state, len(one.blocks))]
     if work and work.get("seconds"):
         busy, tokens = work["seconds"], work.get("tokens", 0.0)
     else:

@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autoprompt.data.metrics import few_blocks
 from autoprompt.report import leaderboard, plots, prompt
 from autoprompt.report.summary import Summary, summarise
 from storage.records import StudyRecord
@@ -61,7 +60,6 @@ def render(summary: Summary) -> str:
         count=_count,
         memory=_memory,
     )
-    environment.tests.update(few_blocks=few_blocks)
     curve = plots.curve_info(summary.trials, summary.study.metric)
     drawn = _drawn(summary)
     dots = plots.dots_info(drawn)

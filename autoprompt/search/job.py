@@ -48,7 +48,7 @@ from autoprompt.search.stop import Stopped, interruptible
 from search_spaces.dimension import Choice
 from search_spaces.space import Space
 from storage import queries
-from storage.records import StudyRecord
+from storage.records import StudyRecord, no_time
 from storage.store import Store, StoreUnavailable
 
 #: What loading torch and transformers takes at least, on two cores.
@@ -320,7 +320,7 @@ def _search(
         for told in ended:
             complete += told.state == "complete"
             failed += told.state == "failed"
-            late = late + 1 if told.state == "pruned" and not told.blocks else 0
+            late = late + 1 if no_time(told.state, told.blocks) else 0
             seen.add(told.candidate.digest)
             if told.state == "complete" and told.mean is not None:
                 one = told.seconds / max(1, told.blocks)
@@ -392,7 +392,8 @@ def _confirm(
     if not config.confirm.blocks or winner(board) is None:
         return
     listener.say(f"confirming the best on {config.confirm.blocks} fresh blocks")
-    if clock.left(final := bench.final_seconds if config.final.train else 0.0) <= 0:
+    final = bench.final_seconds if config.final.train else 0.0
+    if clock.left(final) <= 0:
         listener.say(
             "the time is over: the best alone, on one partition, as it needs a fresh score"
         )

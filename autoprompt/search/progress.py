@@ -7,6 +7,7 @@ from collections.abc import Callable
 from autoprompt.report.members import members, method_line, template_line
 from autoprompt.search.objective import Told
 from autoprompt.search.study import summary
+from storage.records import no_time
 
 _SHOWN_ELSEWHERE = ("method", "template", "words", "trainable", "patterns")
 
@@ -26,7 +27,7 @@ class Log:
         self._say(text)
 
     def told(self, told: Told) -> None:
-        if told.state == "pruned" and not told.blocks:
+        if no_time(told.state, told.blocks):
             if self._late:
                 self._unsaid += 1
                 return

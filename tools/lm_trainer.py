@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from autoprompt.models import builtin
+from autoprompt.models import builtin, packing
 from tools.lm_cues import PROJECTION, Cued
 from tools.lm_loss import VocabularyLoss, slice_rows
+from tools.lm_rate import line_operations, packed_operations, step_operations
 
 
 def initial_head(counts: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
@@ -62,23 +63,25 @@ def write_safely(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
 
 
 class Trainer:
-    """Holds the bf16 copy that computes, the fp32 weights that learn, and the optimiser."""
+    """Holds the model that computes (bf16 or fp32), the fp32 weights that learn, the optimiser."""
 
     def __init__(self, options: argparse.Namespace, counts: torch.Tensor) -> None:
         folder = builtin.sentence_encoder_path()
         builtin.check_package(folder)
         bare, self.encoder = builtin.bare_model(folder)
         self.device = torch.device(options.device)
+        self.precision = torch.bfloat16 if options.precision == "bf16" else torch.float32
         bare.config._attn_implementation = self.attention()
         bare.config.hidden_dropout_prob = bare.config.attention_probs_dropout_prob = 0.0
         start = {**self.encoder, **initial_head(counts, bare.config.hidden_size)}
         if options.start is not None:
             start = builtin.adapted(self.encoder, load_file(options.start))
         model: Any = builtin.assemble(bare, start)
-        self.model = model.to(self.device, dtype=torch.bfloat16)
+        self.model = model.to(self.device, dtype=self.precision)
         if options.compile:
             for layer in self.model.bert.encoder.layer:
                 layer.compile(dynamic=True)  # one graph for all lengths
+        self.packed = self.device.type == "cpu" and not options.compile
         self.teacher = self.sentence_encoder(folder)
         self.computed = dict(model.named_parameters())
         self.names = [n for n in self.computed if ".embeddings." not in n]
@@ -86,7 +89,9 @@ class Trainer:
             parameter.requires_grad_(name in self.names)
         # From an answer's state to the sentence's embedding; needed in training alone.
         start[PROJECTION] = torch.eye(bare.config.hidden_size)
-        self.computed[PROJECTION] = torch.nn.Parameter(start[PROJECTION].bfloat16().to(self.device))
+        self.computed[PROJECTION] = torch.nn.Parameter(
+            start[PROJECTION].to(self.device, self.precision)
+        )
         self.names.append(PROJECTION)
         self.learned = {n: start[n].clone().to(self.device) for n in self.names}
         groups = [
@@ -105,7 +110,8 @@ class Trainer:
 
     def attention(self) -> str:
         """Flash attention in bf16 is slow on a CPU."""
-        return "eager" if self.device.type == "cpu" else "sdpa"
+        slow = self.device.type == "cpu" and self.precision == torch.bfloat16
+        return "eager" if slow else "sdpa"
 
     def sentence_encoder(self, folder: Path) -> Any:
         """The package's encoder as it is."""
@@ -113,7 +119,7 @@ class Trainer:
         bare.config._attn_implementation = self.attention()
         head = initial_head(torch.ones(bare.config.vocab_size), bare.config.hidden_size)
         whole: Any = builtin.assemble(bare, {**weights, **head})
-        return whole.bert.to(self.device, dtype=torch.bfloat16).requires_grad_(False)
+        return whole.bert.to(self.device, dtype=self.precision).requires_grad_(False)
 
     @torch.no_grad()
     def meanings(self, ids: torch.Tensor) -> torch.Tensor:
@@ -121,6 +127,41 @@ class Trainer:
         attention = (ids != self.model.config.pad_token_id).long()
         states = self.teacher(input_ids=ids, attention_mask=attention).last_hidden_state
         return (states.float() * attention[..., None]).sum(dim=1)  # its length does not matter
+
+    def states(self, shown: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [places, width] of lines [lines, longest] at some of their tokens,
+        counted through the lines end to end.
+
+        A CPU reads the lines without their padding, and of the last layer these places alone: a
+        quarter of a step less. On a GPU the sizes would then have to be waited for.
+        """
+        real = (shown != self.model.config.pad_token_id).long()
+        if not self.packed:
+            shown, real, places = (
+                t.to(self.device, non_blocking=True) for t in (shown, real, places)
+            )
+            found = self.model.bert(input_ids=shown, attention_mask=real).last_hidden_state
+            return found.flatten(0, 1)[places]
+        # In bf16 a CPU's kernels are compiled for every size: there shall be few.
+        round_to = 64 if self.precision == torch.bfloat16 else 1
+        rows = packing.Rows(real, round_to)
+        asked = torch.zeros(shown.numel(), dtype=torch.bool).index_fill_(0, places, 1)
+        asked = asked.view_as(shown)
+        most = int(asked.sum(dim=1).max())
+        most = min(shown.shape[1], most + -most % min(round_to, 4))
+        # Of a line with fewer places its first token, again and again.
+        first, order = asked.sort(dim=1, descending=True, stable=True)
+        positions = order[:, :most].where(first[:, :most], 0)
+        layers = self.model.bert.encoder.layer
+        numbers = torch.arange(shown.shape[1]).expand_as(shown)
+        with (
+            packing.put([self.model.config], rows),
+            packing.at_last(layers, len(layers), rows, positions),
+        ):
+            found = self.model.bert(
+                input_ids=rows.together(shown), position_ids=rows.together(numbers)
+            ).last_hidden_state
+        return rows.apart(found).flatten(0, 1)[places]
 
     def loss(self, batch: Cued) -> torch.Tensor:
         """Mean cross-entropy of the masked tokens; with cues also how far each cue's state is from
@@ -130,21 +171,29 @@ class Trainer:
         count = len(chosen)
         chosen = functional.pad(chosen, (0, -count % slice_rows(self.device)), value=int(chosen[0]))
         targets = batch.targets.flatten()[chosen].to(self.device, non_blocking=True)
-        shown, chosen, places = (
-            t.to(self.device, non_blocking=True) for t in (batch.shown, chosen, batch.places)
-        )
-        attention = (shown != self.model.config.pad_token_id).long()
-        states = self.model.bert(input_ids=shown, attention_mask=attention).last_hidden_state
+        told = len(batch.places) if self.options.distil else 0
+        answers = torch.arange(told) * batch.shown.shape[1] + batch.places[:told]
+        states = self.states(batch.shown, torch.cat([chosen, answers]))
         transform = self.model.cls.predictions.transform
-        hidden = transform(states.flatten(0, 1)[chosen])  # [masked and padding, width]
+        hidden = transform(states)  # [masked and padding and told, width]
         decoder = self.model.bert.embeddings.word_embeddings.weight
-        loss = VocabularyLoss.apply(hidden, self.bias, decoder, targets, count)
-        if len(places) == 0 or not self.options.distil:
+        loss = VocabularyLoss.apply(hidden[: len(chosen)], self.bias, decoder, targets, count)
+        if not told:
             return loss
-        answers = transform(states[torch.arange(len(places)), places])  # [lines, width]
-        told = functional.linear(answers, self.computed[PROJECTION]).float()
-        near = functional.cosine_similarity(told, self.meanings(batch.lines.to(self.device)))
+        meant = functional.linear(hidden[len(chosen) :], self.computed[PROJECTION]).float()
+        near = functional.cosine_similarity(meant, self.meanings(batch.lines.to(self.device)))
         return loss + self.options.distil * (1.0 - near).mean()
+
+    def operations(self, batch: Cued) -> float:
+        """Multiplications and additions of a step with this batch."""
+        config, (lines, length) = self.model.config, batch.shown.shape
+        whole = lines * line_operations(config, length)
+        masked, told = int(batch.masked.sum()), len(batch.places) if self.options.distil else 0
+        forward = whole
+        if self.packed:
+            tokens = int((batch.shown != config.pad_token_id).sum())
+            forward = packed_operations(config, lines, length, tokens, masked + told)
+        return step_operations(config, forward, masked, whole if told else 0.0)
 
     def step(self, loss: torch.Tensor, rate: float) -> None:
         """One optimiser step; gradients of the bf16 copy move the fp32 weights."""

@@ -34,7 +34,7 @@ import torch
 from autoprompt.models import builtin
 from autoprompt.models.meter import matrix_rate
 from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
-from tools.lm_rate import step_operations, wait_for
+from tools.lm_rate import wait_for
 from tools.lm_text import (
     Lines,
     ahead,
@@ -73,6 +73,11 @@ def read_text(path: Path, most: int | None, tokenizer: Any, options: argparse.Na
         flush=True,
     )
     return lines
+
+
+def faster_precision(device: str) -> str:
+    """bf16 where the device multiplies it faster than fp32; many CPUs only imitate it."""
+    return max(("bf16", "fp32"), key=lambda precision: matrix_rate(device, precision))
 
 
 def write_texts(options: argparse.Namespace) -> None:
@@ -173,11 +178,7 @@ def train(options: argparse.Namespace) -> None:
         loss = trainer.loss(batch)
         trainer.step(loss, learning_rate(done, options.rate, options.warm_up))
         losses.append(loss.detach())
-        lines, length = batch.shown.shape
-        taught = len(batch.places) if options.distil else 0
-        operations += step_operations(
-            trainer.model.config, lines, length, int(batch.masked.sum()), taught
-        )
+        operations += trainer.operations(batch)
         progress["tokens"] += int((batch.lines != tokenizer.pad_token_id).sum())
         places += batch.lines.numel()
         now = time.monotonic()
@@ -200,11 +201,11 @@ def train(options: argparse.Namespace) -> None:
     print(f"{'stopped' if over else 'finished'} {json.dumps(progress)}", flush=True)
     if progress["step"] > steps:
         tokens = progress["tokens"] - first_tokens
-        rate, most = operations / trained, matrix_rate(str(trainer.device), "bf16")
+        rate, most = operations / trained, matrix_rate(str(trainer.device), options.precision)
         print(
             f"{tokens / trained:,.0f} tokens/s, {rate / 1e12:.3f} TFLOP/s: {rate / most:.0%} of a "
-            f"large bf16 product's {most / 1e12:.2f}; waiting for batches {waited / trained:.1%} "
-            f"of the time; {1 - tokens / places:.1%} padding"
+            f"large {options.precision} product's {most / 1e12:.2f}; waiting for batches "
+            f"{waited / trained:.1%} of the time; {1 - tokens / places:.1%} padding"
         )
     print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
 
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.05, help="share of the run")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -247,6 +249,8 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
+    if options.precision == "auto":
+        options.precision = faster_precision(options.device)
     train(options)
 
 

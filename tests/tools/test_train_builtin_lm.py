@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import signal
 import subprocess
@@ -18,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the tools are no installed package
 
 from tools import lm_loss, lm_text, lm_trainer  # noqa: E402
+from tools.lm_cues import Cued  # noqa: E402
 
 SENTENCES = [
     f"The {colour} {thing} was left on the {place} before the meeting began."
@@ -141,6 +143,70 @@ def test_a_steps_operations_are_those_that_the_model_performs():
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.ones(3, 20, dtype=torch.long))
     assert counter.get_total_flops() == 3 * line_operations(config, 20)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_trainings_step_counts_the_operations_that_it_performs(trainer, packed):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ids = torch.full((4, 32), 2_000)
+    ids[2:, 24:] = 0  # two lines with padding
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    masked[:, 1:9] = True
+    nowhere = torch.zeros(0, dtype=torch.long)
+    trainer.packed = packed
+    batch = Cued(ids.masked_fill(masked, 103), ids, masked, nowhere, ids)
+    with FlopCounterMode(display=False) as counter:
+        loss = trainer.loss(batch)
+        loss.backward()
+    performed = counter.get_total_flops()
+    # The vocabulary's products are made for a whole slice of positions, 128 on a CPU.
+    config = trainer.model.config
+    spare = 4 * (128 - int(masked.sum())) * config.hidden_size * config.vocab_size
+    spare += 6 * (128 - int(masked.sum())) * config.hidden_size**2
+    # Nor does the counter know a CPU's attention, and the first layer's inputs need no gradient.
+    assert trainer.operations(batch) == pytest.approx(performed - spare, rel=0.03)
+
+
+@pytest.fixture(scope="module")
+def trainer() -> lm_trainer.Trainer:
+    """On the package's encoder, in fp32."""
+    options = argparse.Namespace(
+        device="cpu", precision="fp32", start=None, compile=False, weight_decay=0.0, distil=0.5
+    )
+    return lm_trainer.Trainer(options, torch.ones(30_522))
+
+
+def slopes(trainer: lm_trainer.Trainer, batch: Cued) -> tuple[float, dict[str, torch.Tensor]]:
+    """A batch's loss and all its gradients."""
+    loss = trainer.loss(batch)
+    loss.backward()
+    found = {name: trainer.computed[name].grad for name in trainer.names}
+    found["bias"], trainer.bias.grad = trainer.bias.grad, None
+    for name in trainer.names:
+        trainer.computed[name].grad = None
+    return loss.item(), {name: slope for name, slope in found.items() if slope is not None}
+
+
+@pytest.mark.parametrize("cued", [False, True])
+def test_lines_without_their_padding_teach_the_same(trainer, cued):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1_000, 20_000, (5, 16), generator=generator)
+    ids[:, 0] = 101
+    for line, length in enumerate((16, 9, 3, 2, 12)):  # one without a masked token
+        ids[line, length:] = 0
+    masked = (torch.rand(ids.shape, generator=generator) < 0.4) & (ids >= 1_000)
+    masked[3] = False
+    places = torch.tensor([4, 1, 2, 1, 11] if cued else [], dtype=torch.long)
+    batch = Cued(ids.masked_fill(masked, 103), ids, masked, places, ids)
+    trainer.packed = False
+    loss, wanted = slopes(trainer, batch)
+    trainer.packed = True
+    packed_loss, found = slopes(trainer, batch)
+    assert packed_loss == pytest.approx(loss, rel=1e-5)
+    assert found.keys() == wanted.keys()
+    for name, slope in wanted.items():
+        torch.testing.assert_close(found[name], slope, atol=2e-5, rtol=1e-3)
 
 
 def command(folder: Path, text: Path, *more: str) -> list[str]:

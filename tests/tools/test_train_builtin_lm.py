@@ -145,29 +145,6 @@ def test_a_steps_operations_are_those_that_the_model_performs():
     assert counter.get_total_flops() == 3 * line_operations(config, 20)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_trainings_step_counts_the_operations_that_it_performs(trainer, packed):
-    from torch.utils.flop_counter import FlopCounterMode
-
-    ids = torch.full((4, 32), 2_000)
-    ids[2:, 24:] = 0  # two lines with padding
-    masked = torch.zeros_like(ids, dtype=torch.bool)
-    masked[:, 1:9] = True
-    nowhere = torch.zeros(0, dtype=torch.long)
-    trainer.packed = packed
-    batch = Cued(ids.masked_fill(masked, 103), ids, masked, nowhere, ids)
-    with FlopCounterMode(display=False) as counter:
-        loss = trainer.loss(batch)
-        loss.backward()
-    performed = counter.get_total_flops()
-    # The vocabulary's products are made for a whole slice of positions, 128 on a CPU.
-    config = trainer.model.config
-    spare = 4 * (128 - int(masked.sum())) * config.hidden_size * config.vocab_size
-    spare += 6 * (128 - int(masked.sum())) * config.hidden_size**2
-    # Nor does the counter know a CPU's attention, and the first layer's inputs need no gradient.
-    assert trainer.operations(batch) == pytest.approx(performed - spare, rel=0.03)
-
-
 @pytest.fixture(scope="module")
 def trainer() -> lm_trainer.Trainer:
     """On the package's encoder, in fp32."""
@@ -186,6 +163,28 @@ def slopes(trainer: lm_trainer.Trainer, batch: Cued) -> tuple[float, dict[str, t
     for name in trainer.names:
         trainer.computed[name].grad = None
     return loss.item(), {name: slope for name, slope in found.items() if slope is not None}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_trainings_step_counts_the_operations_that_it_performs(trainer, packed):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ids = torch.full((4, 32), 2_000)
+    ids[2:, 24:] = 0  # two lines with padding
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    masked[:, 1:9] = True
+    nowhere = torch.zeros(0, dtype=torch.long)
+    trainer.packed = packed
+    batch = Cued(ids.masked_fill(masked, 103), ids, masked, nowhere, ids)
+    with FlopCounterMode(display=False) as counter:
+        slopes(trainer, batch)
+    performed = counter.get_total_flops()
+    # The vocabulary's products are made for a whole slice of positions, 128 on a CPU.
+    config = trainer.model.config
+    spare = 4 * (128 - int(masked.sum())) * config.hidden_size * config.vocab_size
+    spare += 6 * (128 - int(masked.sum())) * config.hidden_size**2
+    # Nor does the counter know a CPU's attention, and the first layer's inputs need no gradient.
+    assert trainer.operations(batch) == pytest.approx(performed - spare, rel=0.03)
 
 
 @pytest.mark.parametrize("cued", [False, True])

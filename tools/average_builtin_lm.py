@@ -1,0 +1,63 @@
+"""Average adapters of the built-in model, weight by weight. Not needed to use autoprompt.
+
+    python -m tools.average_builtin_lm FIRST.safetensors SECOND.safetensors --out MEAN.safetensors
+
+Trainings that went on from one another, each until its rate had fallen to zero, end on different
+sides of one valley: their mean lies deeper than either (Wortsman et al. 2022, Model soups). No
+training, no text; tools/evaluate_builtin_lm.py measures the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from autoprompt.models import builtin
+from tools.lm_trainer import quantise, write_safely
+
+
+def mean(
+    adapters: list[dict[str, torch.Tensor]], encoder: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The weights, fp32, that lie in the middle of those which the adapters make of the encoder;
+    those that no adapter touches are left out."""
+    whole = [builtin.adapted(encoder, adapter) for adapter in adapters]
+    names = {key.split("/", 1)[1] for adapter in adapters for key in adapter}
+    return {
+        name: torch.stack([weights[name] for weights in whole]).mean(dim=0)
+        for name in sorted(names)
+    }
+
+
+def main() -> None:
+    """Read the command line, average, print the digest."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("adapters", nargs="+", type=Path, help="adapter files")
+    parser.add_argument("--out", type=Path, required=True, help="adapter file to write")
+    options = parser.parse_args()
+    folder = builtin.sentence_encoder_path()
+    builtin.check_package(folder)
+    encoder = builtin.bare_model(folder)[1]
+    ours = {
+        "format": builtin.ADAPTER_FORMAT,
+        "encoder": builtin.PACKAGE_DIGESTS["model.safetensors"],
+    }
+    for path in options.adapters:
+        with safe_open(path, framework="pt") as handle:
+            found = handle.metadata() or {}
+        for field, expected in ours.items():
+            if found.get(field) != expected:
+                parser.error(f"{path}: its {field} is {found.get(field)!r}, expected {expected!r}")
+    weights = mean([load_file(path) for path in options.adapters], encoder)
+    of = [builtin.file_digest(path) for path in options.adapters]
+    write_safely(quantise(weights, encoder), options.out, {**ours, "mean_of": json.dumps(of)})
+    print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
+
+
+if __name__ == "__main__":
+    main()

@@ -133,7 +133,7 @@ class Trainer:
         counted through the lines end to end.
 
         A CPU reads the lines without their padding, and of the last layer these places alone: a
-        quarter of a step less. On a GPU the sizes would then have to be waited for.
+        fifth of a step less. On a GPU the sizes would then have to be waited for.
         """
         real = (shown != self.model.config.pad_token_id).long()
         if not self.packed:

@@ -14,8 +14,6 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from autoprompt.models import builtin
 from tools.lm_trainer import quantise, write_safely
@@ -43,19 +41,13 @@ def main() -> None:
     folder = builtin.sentence_encoder_path()
     builtin.check_package(folder)
     encoder = builtin.bare_model(folder)[1]
-    ours = {
-        "format": builtin.ADAPTER_FORMAT,
-        "encoder": builtin.PACKAGE_DIGESTS["model.safetensors"],
-    }
-    for path in options.adapters:
-        with safe_open(path, framework="pt") as handle:
-            found = handle.metadata() or {}
-        for field, expected in ours.items():
-            if found.get(field) != expected:
-                parser.error(f"{path}: its {field} is {found.get(field)!r}, expected {expected!r}")
-    weights = mean([load_file(path) for path in options.adapters], encoder)
-    of = [builtin.file_digest(path) for path in options.adapters]
-    write_safely(quantise(weights, encoder), options.out, {**ours, "mean_of": json.dumps(of)})
+    try:
+        adapters = [builtin.open_adapter(path) for path in options.adapters]
+    except builtin.BuiltinModelError as error:
+        parser.error(str(error))
+    of = json.dumps([builtin.file_digest(path) for path in options.adapters])
+    metadata = {**builtin.ADAPTER_FIELDS, "mean_of": of}
+    write_safely(quantise(mean(adapters, encoder), encoder), options.out, metadata)
     print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
 
 

@@ -7,27 +7,15 @@ from typing import Any
 import torch
 
 
-def line_operations(config: Any, length: int) -> float:
-    """Multiplications and additions of an encoder's forward pass over a line of `length` tokens."""
-    width, inner = config.hidden_size, config.intermediate_size
-    matrices = (
-        4 * width * width + 2 * width * inner
-    )  # queries, keys, values, output; two of the MLP
-    attention = 2 * length * width  # scores and their sums
-    return 2.0 * length * config.num_hidden_layers * (matrices + attention)
-
-
-def packed_operations(config: Any, lines: int, length: int, tokens: int, read: int) -> float:
-    """Of a forward pass over lines of `length` places that hold `tokens` in all, read without their
-    padding: of the last layer keys and values alone, but for `read` tokens."""
+def encoder_operations(config: Any, lines: int, length: int, tokens: int, read: int) -> float:
+    """Multiplications and additions of a forward pass over `tokens` of the places of lines of
+    `length`, in the last layer keys and values alone but for `read` tokens."""
     width, inner, below = config.hidden_size, config.intermediate_size, config.num_hidden_layers - 1
-    others, ours = (
-        2 * width * width,
-        2 * width * width + 2 * width * inner,
-    )  # keys, values; the rest
-    attention = 2 * length * width
-    whole = tokens * (others + ours) + lines * length * attention
-    return 2.0 * (below * whole + tokens * others + read * (ours + attention))
+    sources = 2 * width * width  # keys and values
+    rest = 2 * width * width + 2 * width * inner  # queries, output; two of the MLP
+    attention = 2 * length * width  # scores and their sums
+    whole = tokens * (sources + rest) + lines * length * attention
+    return 2.0 * (below * whole + tokens * sources + read * (rest + attention))
 
 
 def step_operations(config: Any, forward: float, masked: int, taught: float) -> float:

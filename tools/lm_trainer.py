@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from autoprompt.models import builtin, packing
+from autoprompt.models.resident import PACKED_MULTIPLE
 from tools.lm_cues import PROJECTION, Cued
 from tools.lm_loss import VocabularyLoss, slice_rows
-from tools.lm_rate import line_operations, packed_operations, step_operations
+from tools.lm_rate import encoder_operations, step_operations
 
 
 def initial_head(counts: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
@@ -75,7 +76,7 @@ class Trainer:
         bare.config.hidden_dropout_prob = bare.config.attention_probs_dropout_prob = 0.0
         start = {**self.encoder, **initial_head(counts, bare.config.hidden_size)}
         if options.start is not None:
-            start = builtin.adapted(self.encoder, load_file(options.start))
+            start = builtin.adapted(self.encoder, builtin.open_adapter(options.start))
         model: Any = builtin.assemble(bare, start)
         self.model = model.to(self.device, dtype=self.precision)
         if options.compile:
@@ -143,7 +144,7 @@ class Trainer:
             found = self.model.bert(input_ids=shown, attention_mask=real).last_hidden_state
             return found.flatten(0, 1)[places]
         # In bf16 a CPU's kernels are compiled for every size: there shall be few.
-        round_to = 64 if self.precision == torch.bfloat16 else 1
+        round_to = PACKED_MULTIPLE if self.precision == torch.bfloat16 else 1
         rows = packing.Rows(real, round_to)
         asked = torch.zeros(shown.numel(), dtype=torch.bool).index_fill_(0, places, 1)
         asked = asked.view_as(shown)
@@ -187,12 +188,13 @@ class Trainer:
     def operations(self, batch: Cued) -> float:
         """Multiplications and additions of a step with this batch."""
         config, (lines, length) = self.model.config, batch.shown.shape
-        whole = lines * line_operations(config, length)
+        places = lines * length
+        whole = encoder_operations(config, lines, length, places, places)
         masked, told = int(batch.masked.sum()), len(batch.places) if self.options.distil else 0
         forward = whole
         if self.packed:
             tokens = int((batch.shown != config.pad_token_id).sum())
-            forward = packed_operations(config, lines, length, tokens, masked + told)
+            forward = encoder_operations(config, lines, length, tokens, masked + told)
         return step_operations(config, forward, masked, whole if told else 0.0)
 
     def step(self, loss: torch.Tensor, rate: float) -> None:
@@ -229,11 +231,7 @@ class Trainer:
     def export(self, progress: dict[str, Any]) -> None:
         """Write the adapter file."""
         weights = {n: self.learned[n].detach().cpu() for n in self.names if n != PROJECTION}
-        metadata = {
-            "format": builtin.ADAPTER_FORMAT,
-            "encoder": builtin.PACKAGE_DIGESTS["model.safetensors"],
-            "progress": json.dumps(progress),
-        }
+        metadata = {**builtin.ADAPTER_FIELDS, "progress": json.dumps(progress)}
         write_safely(quantise(weights, self.encoder), self.options.out, metadata)
 
     def resume(self, folder: Path) -> dict[str, Any]:

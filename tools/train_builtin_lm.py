@@ -32,6 +32,7 @@ import numpy
 import torch
 
 from autoprompt.models import builtin
+from autoprompt.models.device import PRECISIONS, resolve_precision
 from autoprompt.models.meter import matrix_rate
 from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
 from tools.lm_rate import wait_for
@@ -73,11 +74,6 @@ def read_text(path: Path, most: int | None, tokenizer: Any, options: argparse.Na
         flush=True,
     )
     return lines
-
-
-def faster_precision(device: str) -> str:
-    """bf16 where the device multiplies it faster than fp32; many CPUs only imitate it."""
-    return max(("bf16", "fp32"), key=lambda precision: matrix_rate(device, precision))
 
 
 def write_texts(options: argparse.Namespace) -> None:
@@ -235,7 +231,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=0.05, help="share of the run")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -249,8 +245,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    if options.precision == "auto":
-        options.precision = faster_precision(options.device)
+    options.precision = resolve_precision(options.precision, options.device)
     train(options)
 
 

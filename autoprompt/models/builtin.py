@@ -33,6 +33,8 @@ PACKAGE_DIGESTS = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
 }
 ADAPTER_DIGEST = "a89b045a86706ef5fb0a4a52eaff214a4e4eb7d1528b8384f1a9581b2fd1a6d6"
+# An adapter file says of itself what it belongs to.
+ADAPTER_FIELDS = {"format": ADAPTER_FORMAT, "encoder": PACKAGE_DIGESTS["model.safetensors"]}
 HEAD_PREFIX = "cls.predictions."
 LONGEST_INPUT = 512
 
@@ -127,9 +129,7 @@ def adapted(
 
 
 def read_adapter(path: Path) -> dict[str, torch.Tensor]:
-    """Read the adapter file; BuiltinModelError where it is missing, broken or of other weights."""
-    from safetensors import safe_open
-
+    """Read the shipped adapter; BuiltinModelError where it is missing, broken or another one."""
     if not path.is_file():
         raise BuiltinModelError(
             f"built-in model: the adapter {path} is missing; reinstall autoprompt, "
@@ -141,11 +141,23 @@ def read_adapter(path: Path) -> dict[str, torch.Tensor]:
             f"built-in model: the adapter {path} has sha256 {found}, expected {ADAPTER_DIGEST}; "
             f"reinstall autoprompt, or after your own training set ADAPTER_DIGEST in {__file__}"
         )
-    with safe_open(path, framework="pt") as handle:
-        metadata = handle.metadata() or {}
-        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    encoder = PACKAGE_DIGESTS["model.safetensors"]
-    for field, expected in (("format", ADAPTER_FORMAT), ("encoder", encoder)):
+    return open_adapter(path)
+
+
+def open_adapter(path: Path) -> dict[str, torch.Tensor]:
+    """Read any adapter file; BuiltinModelError where it is none, or of another encoder."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise BuiltinModelError(
+            f"built-in model: {path} cannot be read as an adapter ({error}); "
+            "give a file that tools/train_builtin_lm.py wrote"
+        ) from None
+    for field, expected in ADAPTER_FIELDS.items():
         if metadata.get(field) != expected:
             raise BuiltinModelError(
                 f"built-in model: the adapter {path} has {field} {metadata.get(field)}, expected "

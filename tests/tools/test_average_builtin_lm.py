@@ -56,3 +56,14 @@ def test_an_adapter_of_another_encoder_is_refused_and_nothing_is_written(tmp_pat
     assert str(other) in done.stderr
     assert "0" * 64 in done.stderr
     assert not out.exists()
+
+
+def test_a_file_that_is_no_adapter_is_refused_in_a_line(tmp_path):
+    broken, out = tmp_path / "broken.safetensors", tmp_path / "mean.safetensors"
+    broken.write_bytes(builtin.ADAPTER_FILE.read_bytes()[:1_000_000])
+    for path in (broken, tmp_path / "missing.safetensors"):
+        done = average(path, "--out", out)
+        assert done.returncode == 2
+        assert str(path) in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not out.exists()

@@ -129,7 +129,7 @@ def test_a_steps_operations_are_those_that_the_model_performs():
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import BertConfig, BertModel
 
-    from tools.lm_rate import line_operations
+    from tools.lm_rate import encoder_operations
 
     config = BertConfig(
         vocab_size=50,
@@ -142,7 +142,7 @@ def test_a_steps_operations_are_those_that_the_model_performs():
     model = BertModel(config, add_pooling_layer=False).eval()
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.ones(3, 20, dtype=torch.long))
-    assert counter.get_total_flops() == 3 * line_operations(config, 20)
+    assert counter.get_total_flops() == encoder_operations(config, 3, 20, 60, 60)
 
 
 @pytest.fixture(scope="module")

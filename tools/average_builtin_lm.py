@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 
 from autoprompt.models import builtin
+from tools.lm_errors import ToolError, exit_code
 from tools.lm_trainer import quantise, write_safely
 
 
@@ -32,24 +34,35 @@ def mean(
     }
 
 
-def main() -> None:
-    """Read the command line, average, print the digest."""
+def average(options: argparse.Namespace) -> int:
+    """Average, write, print the digest."""
+    folder = builtin.sentence_encoder_path()
+    builtin.check_package(folder)
+    encoder = builtin.bare_model(folder)[1]
+    adapters = [builtin.open_adapter(path) for path in options.adapters]
+    for path, adapter in zip(options.adapters, adapters, strict=True):
+        other = adapter.keys() ^ adapters[0].keys()
+        if other:
+            raise ToolError(
+                f"{path}: has or lacks {sorted(other)[0]}, other than {options.adapters[0]}; "
+                "average adapters of one training alone"
+            )
+    of = json.dumps([builtin.file_digest(path) for path in options.adapters])
+    metadata = {**builtin.ADAPTER_FIELDS, "mean_of": of}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_safely(quantise(mean(adapters, encoder), encoder), options.out, metadata)
+    print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
+    return 0
+
+
+def main() -> int:
+    """Read the command line and average."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("adapters", nargs="+", type=Path, help="adapter files")
     parser.add_argument("--out", type=Path, required=True, help="adapter file to write")
     options = parser.parse_args()
-    folder = builtin.sentence_encoder_path()
-    builtin.check_package(folder)
-    encoder = builtin.bare_model(folder)[1]
-    try:
-        adapters = [builtin.open_adapter(path) for path in options.adapters]
-    except builtin.BuiltinModelError as error:
-        parser.error(str(error))
-    of = json.dumps([builtin.file_digest(path) for path in options.adapters])
-    metadata = {**builtin.ADAPTER_FIELDS, "mean_of": of}
-    write_safely(quantise(mean(adapters, encoder), encoder), options.out, metadata)
-    print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
+    return exit_code(lambda: average(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

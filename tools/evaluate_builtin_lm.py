@@ -2,17 +2,20 @@
 
     python -m tools.evaluate_builtin_lm --text reviews.txt.gz --text news.txt.gz --data DATA
 
---text: the files given to the training; the same 2,000 lines of each are held out by hash, 15 % of
-their word pieces drawn uniformly (--seed), each replaced by [MASK]. --data: a folder with
-sst2/test.jsonl and so on; the first --rows test rows are classified without any label, by the
-label words' logits minus their mean over the texts of the first --rows training rows (the prior).
+--text: the texts given to the training (not their .tokens); the same 2,000 lines of each are held
+out by hash, 15 % of their word pieces drawn uniformly (--seed), each replaced by [MASK]. --data: a
+folder with sst2/test.jsonl and so on; the first --rows test rows are classified without any label,
+by the label words' logits minus their mean over the texts of the first --rows training rows (the
+prior); of a text the first 200 word pieces are read.
 --weights measures a checkpoint or another adapter than the shipped one.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ import torch
 
 from autoprompt.models import builtin
 from tools.lm_cues import PROJECTION
+from tools.lm_errors import DataError, ToolError, exit_code
 from tools.lm_text import HELD_OUT, divide, read_lines
 
 # LM-BFF's manual templates and words (Gao et al. 2021, table 1) and PET's pattern 1 for AG News
@@ -59,21 +63,21 @@ EXAMPLES = (
 
 
 def load_model(weights: Path | None) -> tuple[Any, Any]:
-    """The shipped model, or the one of an adapter or of a training checkpoint."""
+    """The shipped model, or the one of an adapter or of a training checkpoint; BuiltinModelError
+    where the file is neither, or of another encoder."""
     if weights is None:
         return builtin.load_builtin()
-    from safetensors.torch import load_file
-
     folder = builtin.sentence_encoder_path()
     builtin.check_package(folder)
     model, encoder = builtin.bare_model(folder)
-    tensors = load_file(weights)
+    tensors = builtin.open_adapter(weights)
     learned = {
         name.removeprefix("weight/"): tensor
         for name, tensor in tensors.items()
         if name.startswith("weight/") and name != f"weight/{PROJECTION}"
     }
     complete = {**encoder, **learned} if learned else builtin.adapted(encoder, tensors)
+    builtin.check_complete(model, complete, weights)
     return builtin.assemble(model, complete), builtin.load_tokenizer(folder)
 
 
@@ -139,15 +143,35 @@ def word_logits(model: Any, tokenizer: Any, task: str, texts: list[str]) -> torc
     return torch.cat(found)
 
 
+def read_rows(path: Path, task: str, rows: int) -> list[dict[str, str]]:
+    """The first rows of a data set's file; DataError where one is none of the task."""
+    found = []
+    try:
+        with path.open(encoding="utf-8") as handle:
+            for number, line in enumerate(itertools.islice(handle, rows), start=1):
+                row = json.loads(line)
+                if not isinstance(row.get("text"), str) or row.get("label") not in TASKS[task][2]:
+                    raise DataError(
+                        f"--data: {path} line {number}: wants a text and one of the labels "
+                        f"{', '.join(TASKS[task][2])}"
+                    )
+                found.append(row)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise DataError(
+            f"--data: {path} cannot be read ({error}); give a folder with {task}/train.jsonl and "
+            f"{task}/test.jsonl, a JSON object with text and label on each line"
+        ) from None
+    if not found:
+        raise DataError(f"--data: {path} has no rows")
+    return found
+
+
 def zero_shot(model: Any, tokenizer: Any, folder: Path, task: str, rows: int) -> dict[str, float]:
     """Accuracy of the label words alone, and with the prior taken off."""
-    lines = {
-        name: [json.loads(r) for r in (folder / task / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("train", "test")
-    }
-    texts = [row["text"] for row in lines["train"][:rows]]
-    prior = word_logits(model, tokenizer, task, texts).mean(dim=0)
-    test = lines["test"][:rows]
+    train, test = (
+        read_rows(folder / task / f"{name}.jsonl", task, rows) for name in ("train", "test")
+    )
+    prior = word_logits(model, tokenizer, task, [row["text"] for row in train]).mean(dim=0)
     scores = word_logits(model, tokenizer, task, [row["text"] for row in test])
     labels = list(TASKS[task][2])
     gold = torch.tensor([labels.index(row["label"]) for row in test])
@@ -166,17 +190,11 @@ def fill_in(model: Any, tokenizer: Any, text: str) -> list[str]:
     return list(tokenizer.convert_ids_to_tokens(best))
 
 
-def main() -> None:
-    """Read the command line, measure, print one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", action="append", default=[], type=Path)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--lines", type=int, default=HELD_OUT, help="held-out lines a file")
-    parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> int:
+    """Measure, print one JSON document."""
+    for name in ("lines", "rows", "threads"):
+        if getattr(options, name) < 1:
+            raise ToolError(f"--{name} {getattr(options, name)}: give a number from 1")
     torch.set_num_threads(options.threads)
     started = time.monotonic()
     model, tokenizer = load_model(options.weights)
@@ -184,7 +202,11 @@ def main() -> None:
     hits = total = 0
     for path in options.text:
         held_out = divide(read_lines(path))[1][: options.lines]
+        if not held_out:
+            raise DataError(f"--text {path}: of fewer than 10 lines none is held out")
         found = masked_accuracy(model, tokenizer, held_out, options.seed)
+        if not found[1]:
+            raise DataError(f"--text {path}: none of the words drawn is an ordinary one")
         result[path.name.split(".")[0]] = round(found[0] / found[1], 4)
         hits, total = hits + found[0], total + found[1]
     if total:
@@ -194,7 +216,22 @@ def main() -> None:
         result[task] = {name: round(value, 4) for name, value in accuracies.items()}
     result["examples"] = {text: fill_in(model, tokenizer, text) for text in EXAMPLES}
     print(json.dumps(result, indent=1))
+    return 0
+
+
+def main() -> int:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", action="append", default=[], type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--lines", type=int, default=HELD_OUT, help="held-out lines a file")
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    return exit_code(lambda: measure(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

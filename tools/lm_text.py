@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import random
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from tools.lm_errors import DataError
 
 HELD_OUT = 2_000  # lines of each file, never trained on
 WINDOW = 16_384  # lines sorted by length together: little padding, still a random order
@@ -30,10 +35,18 @@ class Lines(NamedTuple):
 
 
 def read_lines(path: Path) -> list[str]:
-    """Non-empty lines of a .txt or .txt.gz file."""
+    """Non-empty lines of a .txt or .txt.gz file, UTF-8; DataError where it is none or has none."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as handle:
-        return [line for line in (raw.strip() for raw in handle) if line]
+    try:
+        with opener(path, "rt", encoding="utf-8") as handle:
+            lines = [line for line in (raw.strip() for raw in handle) if line]
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(
+            f"--text {path}: cannot be read ({error}); give UTF-8 text, .txt or .txt.gz"
+        ) from None
+    if not lines:
+        raise DataError(f"--text {path}: has no line with a word; leave it out")
+    return lines
 
 
 def divide(lines: list[str]) -> tuple[list[str], list[str]]:
@@ -45,30 +58,62 @@ def divide(lines: list[str]) -> tuple[list[str], list[str]]:
     return training, [line for line, d in zip(lines, digests, strict=True) if d in held]
 
 
+def divide_all(texts: list[list[str]]) -> list[tuple[list[str], int]]:
+    """(training lines, number held out) of each text; a line that is held out of one text is
+    trained on in none."""
+    divided = [divide(lines) for lines in texts]
+    held = {line for _, lines in divided for line in lines}
+    return [([line for line in lines if line not in held], len(out)) for lines, out in divided]
+
+
 def tokenise(lines: list[str], tokenizer: Any, longest: int) -> Lines:
-    """Token ids with [CLS] and [SEP], cut to `longest`."""
+    """Token ids with [CLS] and [SEP], cut to `longest`; lines without an ordinary token are
+    left out."""
+    special = set(tokenizer.all_special_ids)
     pieces, starts = [], [0]
     for low in range(0, len(lines), 8_192):
         batch = tokenizer(lines[low : low + 8_192], truncation=True, max_length=longest)
         for row in batch["input_ids"]:
-            if len(row) < 3:  # a line of signs that the tokenizer drops
+            if special.issuperset(row):  # signs that the tokenizer drops or does not know
                 continue
             pieces.append(numpy.asarray(row, dtype=numpy.uint16))
             starts.append(starts[-1] + len(row))
-    if not pieces:
-        raise SystemExit("--text: a file without any words; leave it out")
-    return Lines(numpy.concatenate(pieces), numpy.asarray(starts))
+    ids = numpy.concatenate(pieces) if pieces else numpy.zeros(0, dtype=numpy.uint16)
+    return Lines(ids, numpy.asarray(starts))
 
 
-def write_tokens(path: Path, lines: Lines) -> None:
-    """Keep tokenised lines: two bytes a token, so that a corpus is easily carried to a GPU."""
-    save_file({"ids": lines.ids, "starts": lines.starts}, path)
+def write_tokens(path: Path, lines: Lines, made: dict[str, str]) -> None:
+    """Keep tokenised lines, two bytes a token, so that a corpus is easily carried to a GPU.
+    made: what they were made with, which `read_tokens` asks for again."""
+    temporary = path.with_name(path.name + ".new")
+    save_file({"ids": lines.ids, "starts": lines.starts}, temporary, metadata=made)
+    os.replace(temporary, path)
 
 
-def read_tokens(path: Path) -> Lines:
-    """What `write_tokens` kept."""
-    stored = load_file(path)
-    return Lines(stored["ids"], stored["starts"])
+def read_tokens(path: Path, made: dict[str, str], vocabulary: int) -> Lines:
+    """What `write_tokens` kept; DataError where it is another file or made otherwise."""
+    again = "make it again with --tokenise"
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            metadata = handle.metadata() or {}
+            ids, starts = handle.get_tensor("ids"), handle.get_tensor("starts")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"--text {path}: cannot be read ({error}); {again}") from None
+    for name, expected in made.items():
+        if metadata.get(name) != expected:
+            raise DataError(
+                f"--text {path}: made with {name} {metadata.get(name)}, this is {expected}; {again}"
+            )
+    whole = starts.ndim == ids.ndim == 1 and len(starts) > 1 and ids.dtype == numpy.uint16
+    whole = (
+        whole
+        and starts[0] == 0
+        and starts[-1] == len(ids)
+        and bool((starts[1:] > starts[:-1]).all())
+    )
+    if not whole or int(ids.max()) >= vocabulary:
+        raise DataError(f"--text {path}: holds no lines of token ids; {again}")
+    return Lines(ids, starts)
 
 
 def draw_lines(

@@ -6,20 +6,27 @@ Knows weights and batches of token ids, no text and no command line.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from autoprompt.models import builtin, packing
 from autoprompt.models.resident import PACKED_MULTIPLE
 from tools.lm_cues import PROJECTION, Cued
+from tools.lm_errors import LearningError, ToolError
 from tools.lm_loss import VocabularyLoss, slice_rows
+from tools.lm_muon import Muon, operations
 from tools.lm_rate import encoder_operations, step_operations
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 def initial_head(counts: torch.Tensor, width: int) -> dict[str, torch.Tensor]:
@@ -63,20 +70,54 @@ def write_safely(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[st
     os.replace(temporary, path)
 
 
+def read_progress(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(progress, settings) of the checkpoint in `folder`; None where there is none."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+        return json.loads(metadata["progress"]), json.loads(metadata["settings"])
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError):
+        raise ToolError(
+            f"--work {folder}: its {CHECKPOINT} is broken or of an earlier version; "
+            "give a new folder"
+        ) from None
+
+
+class Mean:
+    """The running mean of weights."""
+
+    def __init__(self, weights: dict[str, torch.Tensor], count: int = 0) -> None:
+        self.count = count
+        self.weights = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def add(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take one more step's weights in."""
+        self.count += 1
+        for name, mean in self.weights.items():
+            mean.lerp_(weights[name], 1 / self.count)
+
+
 class Trainer:
     """Holds the model that computes (bf16 or fp32), the fp32 weights that learn, the optimiser."""
 
     def __init__(self, options: argparse.Namespace, counts: torch.Tensor) -> None:
         folder = builtin.sentence_encoder_path()
         builtin.check_package(folder)
-        bare, self.encoder = builtin.bare_model(folder)
+        bare, encoder = builtin.bare_model(folder)
+        # The model takes these very tensors and changes them; the adapter is told from copies.
+        self.encoder = {name: weight.clone() for name, weight in encoder.items()}
         self.device = torch.device(options.device)
         self.precision = torch.bfloat16 if options.precision == "bf16" else torch.float32
         bare.config._attn_implementation = self.attention()
         bare.config.hidden_dropout_prob = bare.config.attention_probs_dropout_prob = 0.0
-        start = {**self.encoder, **initial_head(counts, bare.config.hidden_size)}
+        start = {**encoder, **initial_head(counts, bare.config.hidden_size)}
         if options.start is not None:
-            start = builtin.adapted(self.encoder, builtin.open_adapter(options.start))
+            start = builtin.adapted(encoder, builtin.open_adapter(options.start))
+            builtin.check_complete(bare, start, options.start)
         model: Any = builtin.assemble(bare, start)
         self.model = model.to(self.device, dtype=self.precision)
         if options.compile:
@@ -95,12 +136,17 @@ class Trainer:
         )
         self.names.append(PROJECTION)
         self.learned = {n: start[n].clone().to(self.device) for n in self.names}
-        groups = [
-            {"params": [self.learned[n] for n in self.names if self.decays(n)], "head": False},
-            {"params": [self.learned[n] for n in self.names if not self.decays(n)], "head": True},
-        ]
-        groups[0]["weight_decay"], groups[1]["weight_decay"] = options.weight_decay, 0.0
-        self.optimiser = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        matrices = [self.learned[n] for n in self.names if self.decays(n)]
+        others = [self.learned[n] for n in self.names if not self.decays(n)]
+        adam = functools.partial(torch.optim.AdamW, lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        self.update_operations = 0.0  # of a step, beside the model's own
+        self.optimisers: list[torch.optim.Optimizer] = [adam(others, weight_decay=0.0)]
+        if options.optimiser == "muon":
+            muon = Muon(matrices, weight_decay=options.weight_decay, precision=self.precision)
+            self.optimisers.append(muon)
+            self.update_operations = sum(operations(weight.shape) for weight in matrices)
+        else:
+            self.optimisers.append(adam(matrices, weight_decay=options.weight_decay))
         self.options = options
         self.bias = self.learned[builtin.HEAD_PREFIX + "bias"].requires_grad_(True)
 
@@ -207,9 +253,10 @@ class Trainer:
             learned.grad = torch.zeros_like(learned) if gradient is None else gradient.float()
             self.computed[name].grad = None
         torch.nn.utils.clip_grad_norm_([self.learned[n] for n in self.names], 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * (self.options.head_rate if group["head"] else 1.0)
-        self.optimiser.step()
+        for optimiser, times in zip(self.optimisers, (self.options.head_rate, 1.0), strict=True):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * times
+            optimiser.step()
         self.bias.grad = None
         self.refresh()
 
@@ -219,37 +266,62 @@ class Trainer:
         for name in self.names:
             self.computed[name].copy_(self.learned[name])
 
-    def save(self, folder: Path, progress: dict[str, Any]) -> None:
-        """Write a checkpoint (weights, optimiser state, progress) and the adapter."""
+    def state(self, name: str) -> dict[str, Any]:
+        """What the optimiser keeps of a weight."""
+        found: dict[str, Any] = self.optimisers[self.decays(name)].state[self.learned[name]]
+        return found
+
+    def check_numbers(self, loss: float = 0.0) -> None:
+        """LearningError unless the loss and all weights are finite."""
+        weights = torch.stack([self.learned[n].detach().abs().max() for n in self.names])
+        if not (math.isfinite(loss) and bool(weights.isfinite().all())):
+            raise LearningError(
+                f"--rate {self.options.rate}: the loss or the weights are no numbers any more; "
+                "the last checkpoint is kept, give a new --work folder and a lower --rate"
+            )
+
+    def save(
+        self, folder: Path, progress: dict[str, Any], settings: dict[str, Any], mean: Mean
+    ) -> None:
+        """Write a checkpoint (weights, optimiser state, progress, settings) and the adapter."""
+        self.check_numbers()
         state = {f"weight/{n}": self.learned[n].detach().cpu() for n in self.names}
         for name in self.names:
-            for key, value in self.optimiser.state[self.learned[name]].items():
+            for key, value in self.state(name).items():
                 state[f"{key}/{name}"] = value.cpu()
-        write_safely(state, folder / "checkpoint.safetensors", {"progress": json.dumps(progress)})
+            if mean.count:
+                state[f"mean/{name}"] = mean.weights[name].cpu()
+        metadata = {
+            **builtin.ADAPTER_FIELDS,
+            "progress": json.dumps({**progress, "averaged": mean.count}),
+            "settings": json.dumps(settings),
+        }
+        write_safely(state, folder / CHECKPOINT, metadata)
         self.export(progress)
 
     def export(self, progress: dict[str, Any]) -> None:
         """Write the adapter file."""
-        weights = {n: self.learned[n].detach().cpu() for n in self.names if n != PROJECTION}
+        self.write(self.learned, self.options.out, progress)
+
+    def write(self, learned: dict[str, torch.Tensor], path: Path, progress: dict[str, Any]) -> None:
+        """Write weights as an adapter file."""
+        weights = {n: w.detach().cpu() for n, w in learned.items() if n != PROJECTION}
         metadata = {**builtin.ADAPTER_FIELDS, "progress": json.dumps(progress)}
-        write_safely(quantise(weights, self.encoder), self.options.out, metadata)
+        write_safely(quantise(weights, self.encoder), path, metadata)
 
-    def resume(self, folder: Path) -> dict[str, Any]:
-        """Load the last checkpoint of `folder`, if any; return its progress."""
-        from safetensors import safe_open
-
-        path = folder / "checkpoint.safetensors"
-        if not path.is_file():
-            return {"step": 0, "tokens": 0, "seconds": 0.0}
-        with safe_open(path, framework="pt") as handle:
-            progress = json.loads(handle.metadata()["progress"])
-        stored = load_file(path)
-        with torch.no_grad():
-            for name in self.names:
-                self.learned[name].copy_(stored[f"weight/{name}"])
-                self.optimiser.state[self.learned[name]] = {
-                    key: stored[f"{key}/{name}"].to(self.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+    @torch.no_grad()
+    def resume(self, folder: Path, averaged: int) -> Mean:
+        """Load the checkpoint of `folder`; return the mean, of `averaged` steps, that it holds."""
+        stored = load_file(folder / CHECKPOINT, device=str(self.device))
+        for name in self.names:
+            self.learned[name].copy_(stored[f"weight/{name}"])
+            ending = f"/{name}"
+            self.state(name).update(
+                (key.removesuffix(ending), value)
+                for key, value in stored.items()
+                if key.endswith(ending) and not key.startswith(("weight/", "mean/"))
+            )
         self.refresh()
-        return progress
+        if averaged:
+            return Mean({n: stored[f"mean/{n}"] for n in self.names}, averaged)
+        return Mean(self.learned)

@@ -4,8 +4,8 @@
 
 --data: a folder with NAME/test.jsonl; every string of every row counts, labels aside. Texts are
 compared by their letters and digits alone, lower-case. A line is counted once, for the first that
-is true: it contains a whole test text of LEAST characters or more; it equals a test text of any
-length; it shares RUN consecutive characters with one. Exit code 1 if any line does.
+is true: it equals a test text of any length; it contains a whole one of LEAST characters or more;
+it shares RUN consecutive characters with one. Exit code 1 if any line does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from tools.lm_errors import DataError, ToolError, exit_code
 from tools.lm_text import read_lines
 
 LEAST, RUN = 40, 50
@@ -74,17 +75,22 @@ def strings(value: object) -> Iterable[str]:
                 yield from strings(part)
 
 
-def main() -> None:
-    """Read the command line, scan, print one JSON document."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", action="append", required=True, type=Path)
-    parser.add_argument("--data", required=True, type=Path)
-    options = parser.parse_args()
+def read_strings(path: Path) -> Iterable[str]:
+    """Every string of every row of a test file; DataError where it is no JSON lines file."""
+    try:
+        with path.open(encoding="utf-8") as handle:
+            for line in handle:
+                yield from strings(json.loads(line))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"--data: {path} cannot be read ({error})") from None
+
+
+def scan(options: argparse.Namespace) -> int:
+    """Scan, print one JSON document; 1 where a line overlaps."""
     files = sorted(options.data.glob("*/test.jsonl"))
     if not files:
-        raise SystemExit(f"--data {options.data}: no NAME/test.jsonl there; name the sets' folder")
-    rows = [json.loads(row) for file in files for row in file.read_text("utf-8").splitlines()]
-    tests = Overlaps(text for row in rows for text in strings(row))
+        raise ToolError(f"--data {options.data}: no NAME/test.jsonl there; name the sets' folder")
+    tests = Overlaps(text for file in files for text in read_strings(file))
     result: dict[str, object] = {"sets": len(files), "texts": len(tests.whole)}
     overlapping = 0
     for path in options.text:
@@ -93,8 +99,17 @@ def main() -> None:
         result[path.name] = {"lines": len(lines), **found}
         overlapping += found.total()
     print(json.dumps(result | {"overlapping": overlapping}, indent=1))
-    sys.exit(1 if overlapping else 0)
+    return 1 if overlapping else 0
+
+
+def main() -> int:
+    """Read the command line and scan."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--text", action="append", required=True, type=Path)
+    parser.add_argument("--data", required=True, type=Path)
+    options = parser.parse_args()
+    return exit_code(lambda: scan(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

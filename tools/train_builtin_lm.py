@@ -3,12 +3,16 @@
 Reads any plain text (one passage a line, .txt or .txt.gz), on CPU or GPU by one command:
 
     python -m tools.train_builtin_lm --text reviews.txt.gz=0.4 --text news.txt=0.2 ... \
-        --tokens 38000000 --work RUN --out autoprompt/models/builtin_lm.safetensors
+        --tokens 38000000 --work RUN --out RUN/adapter.safetensors
 
 FILE=WEIGHT is the share of the training tokens (default: shares by size). The run ends at --tokens
 or --minutes, whichever comes first, and the learning rate falls to zero towards that end. Started
-again on the same --work it resumes from its last checkpoint; with --slice MINUTES it stops after so
-long, to be resumed. --start begins with an adapter that was trained before. Embeddings stay frozen.
+again on the same --work it resumes from its last checkpoint, if texts, seed and all that makes the
+run are the same; with --slice MINUTES it stops after so long, to be resumed (exit code 0), as it
+does on a signal (75). --start begins with an adapter trained before. Embeddings stay frozen.
+With --decay 0 the rate never falls, for a run of more --tokens than there is time for; with --means
+MINUTES the mean of the weights over every so many minutes is kept in --work as an adapter, and
+tools/average_builtin_lm.py makes one of several.
 --tokenise FOLDER writes each text's training lines as FOLDER/NAME.tokens (two bytes a token) and
 ends; --text reads such files too, so that a machine with a GPU needs nothing else.
 A share of the batches (--cues) can show each line with a cue that asks for one of its words
@@ -24,24 +28,27 @@ import ctypes
 import json
 import math
 import random
+import signal
+import sys
+import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
 from autoprompt.models import builtin
-from autoprompt.models.device import PRECISIONS, resolve_precision
 from autoprompt.models.meter import matrix_rate
 from tools.lm_cues import Cued, Kinds, add_cue, find_kinds
+from tools.lm_errors import RETRY, DataError, exit_code
+from tools.lm_options import TOKENS, check, check_same, parse, run_settings, token_name
 from tools.lm_rate import wait_for
 from tools.lm_text import (
     Lines,
     ahead,
     choose_masks,
     cut_batches,
-    divide,
+    divide_all,
     draw_lines,
     fill_batch,
     read_lines,
@@ -49,57 +56,57 @@ from tools.lm_text import (
     tokenise,
     write_tokens,
 )
-from tools.lm_trainer import Trainer
-
-TOKENS = ".tokens"  # ending of a tokenised text
+from tools.lm_trainer import Mean, Trainer, read_progress
 
 
-def learning_rate(done: float, peak: float, warm_up: float) -> float:
-    """Linear warm-up over the first `warm_up` share of the run, then linear decay to zero."""
+def learning_rate(done: float, peak: float, warm_up: float, decay: float = 1.0) -> float:
+    """Linear warm-up over the first `warm_up` share of the run; linear decay to zero over the last
+    `decay` of what follows."""
     rising = done / warm_up if warm_up > 0 else 1.0
-    return peak * min(rising, max(0.0, 1.0 - done) / (1.0 - warm_up))
+    falling = max(0.0, 1.0 - done) / (1.0 - warm_up) / decay if decay > 0 else 1.0
+    return peak * min(rising, falling, 1.0)
 
 
-def read_text(path: Path, most: int | None, tokenizer: Any, options: argparse.Namespace) -> Lines:
-    """Training lines of a text as token ids, in random order, `most` of them."""
-    if path.suffix == TOKENS:
-        return read_tokens(path)
-    training, held = divide(read_lines(path))
-    # No more lines than the run can use: tokenising is the slow part of the start.
-    random.Random(options.seed).shuffle(training)
-    lines = tokenise(training[:most], tokenizer, options.longest)
-    print(
-        f"{path.name}: {len(lines.starts) - 1:,} lines, {len(lines.ids):,} tokens, "
-        f"{len(held):,} lines held out",
-        flush=True,
-    )
-    return lines
+def read_texts(options: argparse.Namespace, tokenizer: Any) -> list[Lines]:
+    """Each text's training lines as token ids, in random order."""
+    made = {
+        "tokenizer": builtin.PACKAGE_DIGESTS["tokenizer.json"],
+        "longest": str(options.longest),
+    }
+    plain = [text.path for text in options.text if text.path.suffix != TOKENS]
+    divided = dict(zip(plain, divide_all([read_lines(path) for path in plain]), strict=True))
+    files = []
+    for path, _ in options.text:
+        if path.suffix == TOKENS:
+            files.append(read_tokens(path, made, tokenizer.vocab_size))
+            continue
+        training, held = divided[path]
+        random.Random(options.seed).shuffle(training)
+        lines = tokenise(training, tokenizer, options.longest)
+        if not len(lines.ids):
+            raise DataError(f"--text {path}: has no line with a word; leave it out")
+        print(
+            f"{path.name}: {len(lines.starts) - 1:,} lines, {len(lines.ids):,} tokens, "
+            f"{held:,} lines held out",
+            flush=True,
+        )
+        files.append(lines)
+        if options.tokenise is not None:
+            write_tokens(options.tokenise / token_name(path), lines, made)
+    return files
 
 
-def write_texts(options: argparse.Namespace) -> None:
-    """Tokenise the texts into --tokenise."""
-    tokenizer = builtin.load_tokenizer(builtin.sentence_encoder_path())
-    options.tokenise.mkdir(parents=True, exist_ok=True)
-    for text in options.text:
-        path = Path(text.partition("=")[0])
-        name = path.name.removesuffix(".gz").removesuffix(".txt") + TOKENS
-        write_tokens(options.tokenise / name, read_text(path, None, tokenizer, options))
-
-
-def prepare(options: argparse.Namespace) -> tuple[list[Lines], list[list[tuple[int, int]]], Any]:
+def prepare(
+    options: argparse.Namespace, tokenizer: Any
+) -> tuple[list[Lines], list[list[tuple[int, int]]]]:
     """Read and tokenise the files, draw the mix, cut it into batches."""
-    tokenizer = builtin.load_tokenizer(builtin.sentence_encoder_path())
-    files, weights = [], []
-    for text in options.text:
-        path, _, weight = text.partition("=")
-        most = math.ceil(float(weight) * options.tokens / 12) if weight else None
-        files.append(read_text(Path(path), most, tokenizer, options))
-        weights.append(float(weight) if weight else float(len(files[-1].ids)))
+    files = read_texts(options, tokenizer)
+    weights = [text.weight or len(file.ids) for text, file in zip(options.text, files, strict=True)]
     sizes = [numpy.diff(file.starts) for file in files]
     shares = [weight / sum(weights) for weight in weights]
     rng = random.Random(options.seed)
     chosen = draw_lines(sizes, shares, options.tokens, rng)
-    return files, cut_batches(chosen, sizes, options.batch_tokens, rng), tokenizer
+    return files, cut_batches(chosen, sizes, options.batch_tokens, rng)
 
 
 def make_batch(
@@ -130,16 +137,39 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def train(options: argparse.Namespace) -> None:
-    """Train until --tokens, --minutes or --slice, checkpointing every --save minutes."""
-    files, batches, tokenizer = prepare(options)
+def asked_to_stop() -> threading.Event:
+    """Set by the first SIGINT or SIGTERM; a second one ends the program at once."""
+    asked = threading.Event()
+
+    def stop(number: int, _: Any) -> None:
+        asked.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return asked
+
+
+def train(options: argparse.Namespace, tokenizer: Any) -> int:
+    """Train until --tokens, --minutes, --slice or a signal, checkpointing every --save minutes."""
+    settings = run_settings(options)
+    found = read_progress(options.work)
+    if found is not None:
+        check_same(found[1], settings, options.work)
+    if options.start is not None:
+        builtin.open_adapter(options.start)  # before the texts, which take long
+    files, batches = prepare(options, tokenizer)
     counts = torch.zeros(tokenizer.vocab_size)
     for file in files:
         counts += torch.from_numpy(numpy.bincount(file.ids, minlength=tokenizer.vocab_size))
     counts[torch.tensor(tokenizer.all_special_ids)] = 0
     kinds = find_kinds(numpy.concatenate([file.ids for file in files]), tokenizer)
     trainer = Trainer(options, counts)
-    progress = trainer.resume(options.work)
+    progress = found[0] if found else {"step": 0, "tokens": 0, "seconds": 0.0, "meant": 0.0}
+    mean = trainer.resume(options.work, progress["averaged"]) if found else Mean(trainer.learned)
+    for path in options.work.glob("mean.*.safetensors"):  # of steps that are now repeated
+        if int(path.suffixes[-2][1:]) > progress["step"]:
+            path.unlink()
     print(f"{len(batches):,} batches, {json.dumps(progress)}", flush=True)
     if progress["step"] == 0:
         trainer.export(progress)
@@ -149,10 +179,17 @@ def train(options: argparse.Namespace) -> None:
         ids = fill_batch(batches[number], files, tokenizer.pad_token_id)
         return make_batch(ids, options, kinds, tokenizer, generator)
 
+    def keep_mean() -> Mean:
+        path = options.work / f"mean.{progress['step']}.safetensors"
+        trainer.write(mean.weights, path, progress)
+        progress["meant"] = progress["seconds"]
+        return Mean(trainer.learned)
+
+    asked = asked_to_stop()
     numbers = range(progress["step"], len(batches))
     # A CPU has no time to spare for a second thread.
     ready = ahead(make, numbers, 0 if trainer.device.type == "cpu" else 4)
-    before, first_tokens, steps = progress["seconds"], progress["tokens"], numbers.start
+    before, first_tokens = progress["seconds"], progress["tokens"]
     operations = waited = saving = places = 0.0
     losses: list[torch.Tensor] = []
     over = False
@@ -162,7 +199,7 @@ def train(options: argparse.Namespace) -> None:
         spent = time.monotonic() - started
         progress["seconds"] = round(before + spent, 1)
         done = max((number + 0.5) / len(batches), progress["seconds"] / 60 / options.minutes)
-        over = spent > 60 * options.slice and number > numbers.start
+        over = asked.is_set() or (spent > 60 * options.slice and number > numbers.start)
         if done >= 1.0 or over:
             break
         began = time.monotonic()
@@ -172,30 +209,39 @@ def train(options: argparse.Namespace) -> None:
         if not batch.masked.any():
             continue
         loss = trainer.loss(batch)
-        trainer.step(loss, learning_rate(done, options.rate, options.warm_up))
+        trainer.step(loss, learning_rate(done, options.rate, options.warm_up, options.decay))
+        if options.means < math.inf:
+            mean.add(trainer.learned)
         losses.append(loss.detach())
-        operations += trainer.operations(batch)
+        operations += trainer.operations(batch) + trainer.update_operations
         progress["tokens"] += int((batch.lines != tokenizer.pad_token_id).sum())
         places += batch.lines.numel()
         now = time.monotonic()
         if now - shown > 15:
             speed = (progress["tokens"] - shown_tokens) / (now - shown)
+            mean_loss = float(sum(losses)) / len(losses)
+            trainer.check_numbers(mean_loss)
             print(
                 f"step {progress['step']:,} tokens {progress['tokens']:,} "
-                f"seconds {progress['seconds']:.0f} loss {float(sum(losses)) / len(losses):.3f} "
+                f"seconds {progress['seconds']:.0f} loss {mean_loss:.3f} "
                 f"tokens/s {speed:,.0f} done {done:.3f}",
                 flush=True,
             )
             shown, shown_tokens, losses = now, progress["tokens"], []
-        if now - saved > 60 * options.save:
-            trainer.save(options.work, progress)
+        full = progress["seconds"] - progress["meant"] > 60 * options.means
+        if full:
+            mean = keep_mean()
+        if full or now - saved > 60 * options.save:
+            trainer.save(options.work, progress, settings, mean)
             saved = time.monotonic()
             saving += saved - now
     wait_for(trainer.device)
     trained = time.monotonic() - started - saving
-    trainer.save(options.work, progress)
+    if mean.count and not over:
+        mean = keep_mean()
+    trainer.save(options.work, progress, settings, mean)
     print(f"{'stopped' if over else 'finished'} {json.dumps(progress)}", flush=True)
-    if progress["step"] > steps:
+    if places:
         tokens = progress["tokens"] - first_tokens
         rate, most = operations / trained, matrix_rate(str(trainer.device), options.precision)
         print(
@@ -204,50 +250,33 @@ def train(options: argparse.Namespace) -> None:
             f"{waited / trained:.1%} of the time; {1 - tokens / places:.1%} padding"
         )
     print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
+    return RETRY if asked.is_set() else 0
 
 
-def main() -> None:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", action="append", required=True, help="FILE or FILE=WEIGHT")
-    parser.add_argument("--out", type=Path, help="adapter file to write")
-    parser.add_argument("--work", type=Path, help="folder of the checkpoint")
-    parser.add_argument("--tokenise", type=Path, help="only tokenise the texts into this folder")
-    parser.add_argument("--tokens", type=int, default=12_000_000)
-    parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--slice", type=float, default=math.inf, help="minutes until a stop")
-    parser.add_argument("--save", type=float, default=5.0, help="minutes between checkpoints")
-    parser.add_argument("--start", type=Path, help="adapter to begin with")
-    parser.add_argument("--cues", type=float, default=0.0, help="share of batches with a cue")
-    parser.add_argument("--cue-mask-rate", type=float, default=0.1)
-    parser.add_argument("--distil", type=float, default=1.0, help="weight of the embedding's term")
-    parser.add_argument("--batch-tokens", type=int, default=6_144)
-    parser.add_argument("--longest", type=int, default=128, help="tokens of a line at most")
-    parser.add_argument("--mask-rate", type=float, default=0.18)
-    parser.add_argument("--whole-words", action="store_true", help="mask all pieces of a word")
-    parser.add_argument("--rate", type=float, default=4e-4, help="peak learning rate")
-    parser.add_argument("--head-rate", type=float, default=2.5, help="times --rate")
-    parser.add_argument("--weight-decay", type=float, default=0.01)
-    parser.add_argument("--warm-up", type=float, default=0.05, help="share of the run")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> int:
+    """Check the command line, then tokenise or train."""
+    check(options)
+    folder = builtin.sentence_encoder_path()
+    builtin.check_package(folder)
+    tokenizer = builtin.load_tokenizer(folder)
     if options.tokenise is not None:
-        write_texts(options)
-        return
-    if options.out is None or options.work is None:
-        parser.error("--out and --work: name both, or --tokenise")
+        options.tokenise.mkdir(parents=True, exist_ok=True)
+        read_texts(options, tokenizer)
+        return 0
     keep_memory()
     options.work.mkdir(parents=True, exist_ok=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    options.precision = resolve_precision(options.precision, options.device)
-    train(options)
+    return train(options, tokenizer)
+
+
+def main() -> int:
+    """Read the command line and train."""
+    options = parse(__doc__.splitlines()[0])
+    return exit_code(lambda: run(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -30,6 +30,9 @@ ADAPTER_FILE = Path(__file__).with_name("builtin_lm.safetensors")
 PACKAGE_DIGESTS = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
 }
 ADAPTER_DIGEST = "a89b045a86706ef5fb0a4a52eaff214a4e4eb7d1528b8384f1a9581b2fd1a6d6"
@@ -66,7 +69,7 @@ def sentence_encoder_path() -> Path:
 
 
 def check_package(folder: Path) -> None:
-    """Raise BuiltinModelError unless every file of the package has the pinned digest."""
+    """Raise BuiltinModelError unless every file that is read has the pinned digest."""
     for name, expected in PACKAGE_DIGESTS.items():
         path = folder / name
         found = file_digest(path) if path.is_file() else "no such file"
@@ -114,17 +117,25 @@ def assemble(model: BertForMaskedLM, weights: dict[str, torch.Tensor]) -> BertFo
 def adapted(
     encoder: dict[str, torch.Tensor], adapter: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return encoder weights changed by an adapter, and its head, in fp32."""
+    """Return encoder weights changed by an adapter, and its head, in fp32.
+
+    Raises BuiltinModelError where the adapter has a tensor that changes none of them.
+    """
     weights = dict(encoder)
     for key, tensor in adapter.items():
-        kind, name = key.split("/", 1)
-        if kind == "int8":
-            scale = adapter[f"scale/{name}"].float()  # [rows, 1]
-            weights[name] = encoder[name] + tensor.float() * scale
-        elif kind == "add":
+        kind, _, name = key.partition("/")
+        scale = adapter.get(f"scale/{name}")  # [rows, 1]
+        if kind == "int8" and name in encoder and scale is not None:
+            weights[name] = encoder[name] + tensor.float() * scale.float()
+        elif kind == "add" and name in encoder:
             weights[name] = encoder[name] + tensor.float()
         elif kind == "set":
             weights[name] = tensor.float()
+        elif kind != "scale":
+            raise BuiltinModelError(
+                f"built-in model: the adapter's tensor {key} changes nothing of the encoder, or "
+                f"its scale is missing; give a file that tools/train_builtin_lm.py wrote"
+            )
     return weights
 
 
@@ -177,7 +188,7 @@ def check_complete(model: BertForMaskedLM, weights: dict[str, torch.Tensor], pat
     if wrong:
         raise BuiltinModelError(
             f"built-in model: the adapter {path} lacks or does not fit {', '.join(wrong)}; "
-            "reinstall autoprompt"
+            "reinstall autoprompt, or train it again"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the tools are no installed package
 
-from tools import lm_loss, lm_text, lm_trainer  # noqa: E402
+from tools import lm_loss, lm_text, lm_trainer, train_builtin_lm  # noqa: E402
 from tools.lm_cues import Cued  # noqa: E402
+from tools.lm_errors import DataError, LearningError  # noqa: E402
 
 SENTENCES = [
     f"The {colour} {thing} was left on the {place} before the meeting began."
@@ -42,6 +44,47 @@ def test_a_repeated_line_is_wholly_held_out_or_wholly_trained_on():
     assert not set(training) & set(held)
 
 
+def test_a_line_held_out_of_one_text_is_trained_on_in_none():
+    lines = [f"line number {number}" for number in range(500)]
+    ((alone, held),) = lm_text.divide_all([lines])
+    out = set(lines) - set(alone)
+    assert held == len(out) == 50
+    first, second = lm_text.divide_all([lines, [*lines[:100], *(f"{n} more" for n in range(900))]])
+    assert not out & set(first[0])
+    assert not out & set(second[0])
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\t\n", b"\xff\xfe", b"\x1f\x8b broken"])
+@pytest.mark.parametrize("name", ["text.txt", "text.txt.gz"])
+def test_a_text_that_is_none_is_refused_by_name(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"--text {re.escape(str(path))}: "):
+        lm_text.read_lines(path)
+
+
+def test_kept_tokens_are_read_again_only_as_they_were_made(tmp_path):
+    lines = lm_text.Lines(numpy.array([5, 6, 7, 8], numpy.uint16), numpy.array([0, 3, 4]))
+    path, made = tmp_path / "text.tokens", {"tokenizer": "a", "longest": "128"}
+    lm_text.write_tokens(path, lines, made)
+    again = lm_text.read_tokens(path, made, 9)
+    assert (again.ids == lines.ids).all()
+    assert (again.starts == lines.starts).all()
+    for other, size, words in (
+        (made | {"longest": "64"}, 9, "made with longest 128, this is 64"),
+        (made, 8, "no lines of token ids"),  # a token beyond the vocabulary
+    ):
+        with pytest.raises(DataError, match=words):
+            lm_text.read_tokens(path, other, size)
+    for starts in ([0], [0, 3], [1, 4], [0, 3, 3, 4], [0, 5, 4]):
+        lm_text.write_tokens(path, lm_text.Lines(lines.ids, numpy.array(starts)), made)
+        with pytest.raises(DataError, match="no lines of token ids"):
+            lm_text.read_tokens(path, made, 9)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match="cannot be read"):
+        lm_text.read_tokens(path, made, 9)
+
+
 def test_shares_of_the_mix_are_kept_and_small_files_are_read_again():
     sizes = [numpy.full(1000, 10), numpy.full(20, 50)]
     chosen = lm_text.draw_lines(sizes, [0.5, 0.5], 8_000, random.Random(0))
@@ -61,6 +104,23 @@ def test_batches_hold_every_line_once_and_stay_within_their_size():
     full = [len(batch) * found.pop() for batch, found in zip(batches, lengths, strict=True)]
     assert max(full) <= 256
     assert sum(size > 192 for size in full) > 0.9 * len(full)
+
+
+def test_the_rate_rises_stays_and_falls():
+    rates = [
+        train_builtin_lm.learning_rate(done, 8.0, 0.2, 0.5) for done in (0.0, 0.1, 0.2, 0.6, 0.8, 1)
+    ]
+    assert rates == pytest.approx([0.0, 4.0, 8.0, 8.0, 4.0, 0.0])
+    assert train_builtin_lm.learning_rate(1.0, 8.0, 0.2, 0.0) == 8.0  # never falls
+    assert train_builtin_lm.learning_rate(0.6, 8.0, 0.2) == pytest.approx(4.0)
+
+
+def test_a_mean_of_weights_is_their_mean():
+    weights = [{"w": torch.full((2, 3), value)} for value in (1.0, 2.0, 6.0)]
+    mean = lm_trainer.Mean(weights[0])
+    for each in weights:
+        mean.add(each)
+    torch.testing.assert_close(mean.weights["w"], torch.full((2, 3), 3.0))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 50])
@@ -149,9 +209,33 @@ def test_a_steps_operations_are_those_that_the_model_performs():
 def trainer() -> lm_trainer.Trainer:
     """On the package's encoder, in fp32."""
     options = argparse.Namespace(
-        device="cpu", precision="fp32", start=None, compile=False, weight_decay=0.0, distil=0.5
+        device="cpu",
+        precision="fp32",
+        start=None,
+        compile=False,
+        rate=4e-4,
+        optimiser="muon",
+        weight_decay=0.0,
+        distil=0.5,
     )
     return lm_trainer.Trainer(options, torch.ones(30_522))
+
+
+def test_weights_that_are_no_numbers_are_never_saved(trainer, tmp_path):
+    trainer.check_numbers(3.0)
+    with pytest.raises(LearningError, match="lower --rate"):
+        trainer.check_numbers(float("nan"))
+    weight = trainer.learned[trainer.names[0]]
+    kept = weight.detach().flatten()[0].clone()
+    with torch.no_grad():
+        weight.view(-1)[0] = float("inf")
+    try:
+        with pytest.raises(LearningError, match="lower --rate"):
+            trainer.save(tmp_path, {}, {}, lm_trainer.Mean(trainer.learned))
+    finally:
+        with torch.no_grad():
+            weight.view(-1)[0] = kept
+    assert not list(tmp_path.iterdir())
 
 
 def slopes(trainer: lm_trainer.Trainer, batch: Cued) -> tuple[float, dict[str, torch.Tensor]]:
@@ -214,12 +298,14 @@ def command(folder: Path, text: Path, *more: str) -> list[str]:
     sizes = ["--tokens", "3000", "--batch-tokens", "256", "--save", "0"]
     machine = ["--threads", "1", "--device", "cpu", "--seed", "3"]
     places = ["--work", str(folder), "--out", str(folder / "adapter.safetensors")]
-    return [*script, *sizes, *machine, *places, *more]
+    return [*script, *sizes, *machine, *places, "--means", "1000", *more]
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The adapter that a training left."""
-    return load_file(folder / "adapter.safetensors")
+    """The adapter that a training left, and (mean/NAME) the mean over all its steps."""
+    (mean,) = folder.glob("mean.*.safetensors")
+    means = {f"mean/{name}": tensor for name, tensor in load_file(mean).items()}
+    return load_file(folder / "adapter.safetensors") | means
 
 
 @pytest.fixture(scope="module")
@@ -230,11 +316,69 @@ def text(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, text) -> dict[str, torch.Tensor]:
-    """The adapter of a training without a break."""
+def folder(tmp_path_factory, text) -> Path:
+    """Of a training without a break."""
     folder = tmp_path_factory.mktemp("whole")
     subprocess.run(command(folder, text), cwd=ROOT, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> dict[str, torch.Tensor]:
     return tensors(folder)
+
+
+@pytest.mark.slow
+def test_an_adapter_holds_what_the_layers_learned(folder):
+    from autoprompt.models import builtin
+
+    encoder = builtin.bare_model(builtin.sentence_encoder_path())[1]
+    found = builtin.adapted(encoder, builtin.open_adapter(folder / "adapter.safetensors"))
+    learned = load_file(folder / "checkpoint.safetensors")
+    for name, weight in found.items():
+        if f"weight/{name}" not in learned:
+            assert ".embeddings." in name
+            continue
+        wanted = learned[f"weight/{name}"]
+        torch.testing.assert_close(weight, wanted, atol=2e-3, rtol=1e-2)
+        if ".layer." in name and name.endswith("dense.weight"):
+            moved = (wanted - encoder[name]).norm()
+            assert moved > 0
+            assert (weight - wanted).norm() < 0.05 * moved  # int8 of each row's largest
+
+
+@pytest.mark.slow
+def test_another_run_does_not_go_on_from_a_checkpoint(folder, text):
+    before = (folder / "checkpoint.safetensors").read_bytes()
+    for more, words in (
+        (["--seed", "4"], "--seed 3, this is 4"),
+        (["--optimiser", "adamw"], "--optimiser muon, this is adamw"),
+    ):
+        done = subprocess.run(
+            command(folder, text, *more), cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: --work {folder}:")
+        assert words in done.stderr
+    assert (folder / "checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_training_with_a_checkpoint_of_all_its_steps(tmp_path, text, whole):
+    process = subprocess.Popen(
+        command(tmp_path, text, "--save", "1000"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if " batches, " in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    rest = process.communicate(timeout=120)[0]
+    assert process.returncode in (75, -signal.SIGTERM)  # or before it listened
+    assert process.returncode < 0 or "stopped" in rest
+    subprocess.run(command(tmp_path, text), cwd=ROOT, check=True, capture_output=True)
+    found = tensors(tmp_path)
+    assert all(found[name].equal(tensor) for name, tensor in whole.items())
 
 
 @pytest.mark.slow
@@ -262,7 +406,7 @@ def test_slices_and_tokenised_text_give_the_same_adapter(tmp_path, text, whole):
         [*tokens, "--text", str(text), "--seed", "3"], cwd=ROOT, check=True, capture_output=True
     )
     kept = tmp_path / "text.tokens"
-    texts = len(lm_text.read_tokens(kept).ids) * 2
+    texts = 2 * len(load_file(kept)["ids"])
     assert texts < kept.stat().st_size < texts + 8 * len(SENTENCES) + 1_000
     stops = 0
     for _ in range(100):
@@ -282,8 +426,20 @@ def test_slices_and_tokenised_text_give_the_same_adapter(tmp_path, text, whole):
 
 
 @pytest.mark.slow
+def test_kept_means_are_adapters_of_the_weights_between_them(tmp_path, text):
+    # Every step's mean is that step's weights; the last step's are the adapter that is left.
+    run = command(tmp_path, text, "--decay", "0", "--means", "0", "--optimiser", "adamw")
+    subprocess.run(run, cwd=ROOT, check=True, capture_output=True)
+    kept = sorted(tmp_path.glob("mean.*.safetensors"), key=lambda path: int(path.suffixes[0][1:]))
+    assert len(kept) > 3
+    left, last = load_file(tmp_path / "adapter.safetensors"), load_file(kept[-1])
+    assert all(last[name].equal(tensor) for name, tensor in left.items())
+    assert not all(load_file(kept[0])[name].equal(tensor) for name, tensor in left.items())
+
+
+@pytest.mark.slow
 def test_compiled_layers_learn_the_same(tmp_path, text, whole):
     subprocess.run(command(tmp_path, text, "--compile"), cwd=ROOT, check=True, capture_output=True)
     for name, tensor in tensors(tmp_path).items():
-        if not name.startswith("int8/"):
+        if "int8/" not in name:
             torch.testing.assert_close(tensor, whole[name], atol=5e-3, rtol=5e-2)

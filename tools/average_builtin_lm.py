@@ -18,7 +18,8 @@ import torch
 
 from autoprompt.models import builtin
 from tools.lm_errors import ToolError, exit_code
-from tools.lm_trainer import quantise, write_safely
+from tools.lm_files import write_safely
+from tools.lm_trainer import quantise
 
 
 def mean(

@@ -73,7 +73,7 @@ def read_text_option(words: str) -> Text:
     except ValueError:
         weight = None
     if weight is None:
-        path, weight = words, None
+        path = words
     if not Path(path).is_file():
         raise ToolError(f"--text {words}: there is no file {path}; give FILE or FILE=WEIGHT")
     if weight is not None and not 0 < weight < math.inf:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import random
 import zlib
 from collections import deque
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from tools.lm_errors import DataError
+from tools.lm_files import write_safely
 
 HELD_OUT = 2_000  # lines of each file, never trained on
 WINDOW = 16_384  # lines sorted by length together: little padding, still a random order
@@ -85,9 +84,9 @@ def tokenise(lines: list[str], tokenizer: Any, longest: int) -> Lines:
 def write_tokens(path: Path, lines: Lines, made: dict[str, str]) -> None:
     """Keep tokenised lines, two bytes a token, so that a corpus is easily carried to a GPU.
     made: what they were made with, which `read_tokens` asks for again."""
-    temporary = path.with_name(path.name + ".new")
-    save_file({"ids": lines.ids, "starts": lines.starts}, temporary, metadata=made)
-    os.replace(temporary, path)
+    write_safely(
+        {"ids": torch.from_numpy(lines.ids), "starts": torch.from_numpy(lines.starts)}, path, made
+    )
 
 
 def read_tokens(path: Path, made: dict[str, str], vocabulary: int) -> Lines:

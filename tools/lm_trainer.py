@@ -9,19 +9,19 @@ import argparse
 import functools
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from autoprompt.models import builtin, packing
 from autoprompt.models.resident import PACKED_MULTIPLE
 from tools.lm_cues import PROJECTION, Cued
 from tools.lm_errors import LearningError, ToolError
+from tools.lm_files import write_safely
 from tools.lm_loss import VocabularyLoss, slice_rows
 from tools.lm_muon import Muon, operations
 from tools.lm_rate import encoder_operations, step_operations
@@ -60,14 +60,6 @@ def quantise(
         adapter[f"int8/{name}"] = (change / scale).round().clamp(-127, 127).to(torch.int8)
         adapter[f"scale/{name}"] = scale
     return adapter
-
-
-def write_safely(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write under another name, then rename: a killed run leaves the old file whole."""
-    temporary = path.with_name(path.name + ".new")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
 
 
 def read_progress(folder: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -59,7 +59,7 @@ from tools.lm_text import (
 from tools.lm_trainer import Mean, Trainer, read_progress
 
 
-def learning_rate(done: float, peak: float, warm_up: float, decay: float = 1.0) -> float:
+def learning_rate(done: float, peak: float, warm_up: float, decay: float) -> float:
     """Linear warm-up over the first `warm_up` share of the run; linear decay to zero over the last
     `decay` of what follows."""
     rising = done / warm_up if warm_up > 0 else 1.0
@@ -180,6 +180,7 @@ def train(options: argparse.Namespace, tokenizer: Any) -> int:
         return make_batch(ids, options, kinds, tokenizer, generator)
 
     def keep_mean() -> Mean:
+        trainer.check_numbers()
         path = options.work / f"mean.{progress['step']}.safetensors"
         trainer.write(mean.weights, path, progress)
         progress["meant"] = progress["seconds"]
@@ -250,7 +251,7 @@ def train(options: argparse.Namespace, tokenizer: Any) -> int:
             f"{waited / trained:.1%} of the time; {1 - tokens / places:.1%} padding"
         )
     print(f'autoprompt/models/builtin.py: ADAPTER_DIGEST = "{builtin.file_digest(options.out)}"')
-    return RETRY if asked.is_set() else 0
+    return RETRY if over and asked.is_set() else 0
 
 
 def run(options: argparse.Namespace) -> int:

@@ -134,7 +134,7 @@ def adapted(
         elif kind != "scale":
             raise BuiltinModelError(
                 f"built-in model: the adapter's tensor {key} changes nothing of the encoder, or "
-                f"its scale is missing; give a file that tools/train_builtin_lm.py wrote"
+                "its scale is missing; give a file that tools/train_builtin_lm.py wrote"
             )
     return weights
 

@@ -112,7 +112,7 @@ def test_the_rate_rises_stays_and_falls():
     ]
     assert rates == pytest.approx([0.0, 4.0, 8.0, 8.0, 4.0, 0.0])
     assert train_builtin_lm.learning_rate(1.0, 8.0, 0.2, 0.0) == 8.0  # never falls
-    assert train_builtin_lm.learning_rate(0.6, 8.0, 0.2) == pytest.approx(4.0)
+    assert train_builtin_lm.learning_rate(0.6, 8.0, 0.2, 1.0) == pytest.approx(4.0)
 
 
 def test_a_mean_of_weights_is_their_mean():

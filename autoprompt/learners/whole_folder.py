@@ -41,8 +41,8 @@ def writing_folder(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial")
     with parents_of(folder):
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         try:
+            partial.mkdir()  # in here: a signal may come between the folder and the next line
             yield partial
             partial.rename(folder)
         except BaseException:

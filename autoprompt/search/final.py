@@ -59,22 +59,25 @@ def write_bundle(
     """
     candidate = candidate_of(store, study, row.trial)
     learner = train_on_all(candidate, task, examples, workshop, study.seed)
-    fresh = beside(directory, "new")
+    fresh, old = beside(directory, "new"), beside(directory, "old")
     shutil.rmtree(fresh, ignore_errors=True)
-    save_bundle(
-        learner,
-        candidate,
-        task,
-        fresh,
-        metrics=bundle_metrics(store, study, row),
-        provenance=provenance(study, row, examples, workshop, columns),
-        workshop=workshop,
-    )
-    old = beside(directory, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    fresh.rename(directory)
+    try:
+        save_bundle(
+            learner,
+            candidate,
+            task,
+            fresh,
+            metrics=bundle_metrics(store, study, row),
+            provenance=provenance(study, row, examples, workshop, columns),
+            workshop=workshop,
+        )
+        shutil.rmtree(old, ignore_errors=True)
+        if directory.exists():
+            directory.rename(old)
+        fresh.rename(directory)
+    except BaseException:  # a stop between two of these lines
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     settle(directory, row.trial, store, study)
 
 

@@ -171,8 +171,8 @@ def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
     if bundle_trial(run.folder.bundle) == chosen.trial and is_whole(run.folder.bundle):
         temporary = beside(bundle, "new")
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
         try:
+            temporary.mkdir()
             # copytree's error would not say which file it is
             for file in sorted(run.folder.bundle.rglob("*")):
                 copy = temporary / file.relative_to(run.folder.bundle)

@@ -82,7 +82,10 @@ def search(
         str, typer.Argument(metavar="DATA", help="csv, tsv, jsonl, json, parquet, hf:")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run.")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value ...]", help="Any keys of `autoprompt config`."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="builtin, a hub name or a folder.")] = None,
     preset: Annotated[list[str] | None, typer.Option(help="Space by name or file.")] = None,
     template: Annotated[list[str] | None, typer.Option(help='"{text} It was {mask}."')] = None,
@@ -386,6 +389,9 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
         return 0
+    from autoprompt.config import value_problem
+
+    error.message = value_problem(error.__cause__) or error.message
     return _fail(f"{error.format_message()} (see autoprompt --help)", 2)
 
 

@@ -254,8 +254,34 @@ def _explain(error: ValidationError) -> str:
         return f"{key}: no such key; {_near(key)}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    message = first["msg"]
-    return f"{key}: {first.get('input')!r} is wrong; {message[0].lower()}{message[1:]}"
+    return f"{key}: {_wrong(first)}"
+
+
+#: What to write instead, by the library's name of the problem; its limits stand in braces.
+_FIXES = {
+    "int_parsing": "write a whole number",
+    "int_type": "write a whole number",
+    "int_from_float": "write a whole number",
+    "float_parsing": "write a number",
+    "float_type": "write a number",
+    "bool_parsing": "write true or false",
+    "bool_type": "write true or false",
+    "greater_than_equal": "write {ge} or more",
+    "greater_than": "write more than {gt}",
+    "less_than_equal": "write {le} or less",
+    "less_than": "write less than {lt}",
+}
+
+
+def _wrong(problem: Mapping[str, Any]) -> str:
+    message, known = problem["msg"], _FIXES.get(problem["type"])
+    fix = known.format_map(problem.get("ctx", {})) if known else message[0].lower() + message[1:]
+    return f"{problem['input']!r} is wrong; {fix}"
+
+
+def value_problem(error: BaseException | None) -> str | None:
+    """`value is wrong; fix`, where a value of the command line could not be read; else None."""
+    return _wrong(error.errors()[0]) if isinstance(error, ValidationError) else None
 
 
 def schema() -> dict[str, Any]:

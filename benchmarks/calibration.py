@@ -50,7 +50,7 @@ def rows_of(data: Path, name: str, part: str) -> list[Example]:
 
 
 def words_for(task: Task, workshop: Workshop) -> Verbalizer:
-    for guess in manual.words(task.labels):
+    for guess in manual.words(task.labels, task.kind):
         try:
             check_words(guess, workshop.backbone.tokenizer)
         except VerbalizerError:

@@ -46,7 +46,7 @@ def main() -> None:
     rows = draw_shots(examples, given.shots, 0).rows
     task = make_task(rows)
     workshop = Workshop(task, "builtin", "cpu", "auto", rows)
-    words = manual.words(task.labels)[0].to_json()
+    words = manual.words(task.labels, task.kind)[0].to_json()
     templates = manual.templates(task.kind)[: given.prompts]
     judge = Judge(workshop, task, [(words, "manual")], rows, None, seed=0)
     zero_shot = [fits[0] for fits in judge.fits(templates, exactly=True, deadline=None)]

@@ -25,11 +25,11 @@ NOTHING = -100  # the target of a token that need not be told
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """`texts` that are asked with the template of the learner; their loss has `weight` in [0, 1),
-    the labels' the rest."""
+    """Texts for the training rows, which are asked with the template of the learner; their loss has
+    `weight` in [0, 1), the labels' the rest."""
 
     weight: float
-    texts: tuple[Example, ...]
+    texts: Callable[[Sequence[Example]], Sequence[Example]]
 
 
 def fills_gaps(backbone: Backbone) -> bool:

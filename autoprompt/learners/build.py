@@ -77,7 +77,7 @@ def baselines(
     onwards: for a causal model, whose template ends with the mask. words: for zero-shot in place of
     the usual ones for such labels, which a vocabulary may lack.
     """
-    words = words or manual.words(labels)[0].to_json()
+    words = words or manual.words(labels, kind)[0].to_json()
     values: dict[str, dict[str, str | int | float]] = {
         "fine_tuning": dict(FINE_TUNING),
         "zero_shot": {
@@ -320,7 +320,7 @@ def _prompted(candidate: Candidate, task: Task, workshop: Workshop) -> Learner:
                     shown, task, workshop, template, Verbalizer.from_json(str(candidate["words"]))
                 )
             ),
-            auxiliary=Auxiliary(weight, tuple(workshop.unlabeled)) if weight else None,
+            auxiliary=Auxiliary(weight, workshop.unlabeled_beside) if weight else None,
         )
     )
 
@@ -339,7 +339,9 @@ def _calibration(
     from autoprompt.learners.calibration import Calibrated, content_free
 
     if name == "prior":
-        return lambda learner: Calibrated(learner, lambda rows: [*rows, *workshop.unlabeled])
+        return lambda learner: Calibrated(
+            learner, lambda rows: [*rows, *workshop.unlabeled_beside(rows)]
+        )
     backbone = workshop.backbone
     texts = content_free(template, backbone.tokenizer, task.kind, onwards=backbone.reads_onwards)
     if not texts:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 
-from autoprompt.data.task import Example, Task, content_key, digest
+from autoprompt.data.task import Example, Task, digest
 from autoprompt.learners import distillation, ipet
 from autoprompt.learners.auxiliary import Auxiliary
 from autoprompt.learners.base import LearnerError
@@ -118,17 +116,8 @@ class Pet:
         return [(p, r) for p in range(len(self._patterns)) for r in repetitions]
 
     def drawn_texts(self, examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
-        """Unlabelled texts in a drawn order, as many as the workshop allows.
-
-        Those equal to a labelled row that is not among `examples` are left out: on such rows the
-        classifier will be scored, and a text it was taught with, if not its label, is no new one.
-        """
-        every = self._workshop.every_unlabeled
-        ours = {content_key(row) for row in examples}
-        held_out = {content_key(row) for row in self._workshop.labelled} - ours
-        order = random.Random(seed).sample(range(len(every)), len(every))
-        kept = (every[n] for n in order if content_key(every[n]) not in held_out)
-        texts = tuple(replace(text, label=None) for text in islice(kept, MOST_LABELED))
+        """The texts that the classifier is taught with."""
+        texts = self._workshop.unlabeled_beside(examples, MOST_LABELED, seed)
         if not texts:
             raise LearnerError(
                 "unlabeled: no text is left that is not a labelled row, and the classifier learns "
@@ -189,7 +178,7 @@ class Pet:
             self._words,
             training=self._settings.training,
             tuned="all",
-            auxiliary=Auxiliary(weight, tuple(texts)) if weight else None,
+            auxiliary=Auxiliary(weight, lambda _rows: texts) if weight else None,
         )
 
     def _sets(

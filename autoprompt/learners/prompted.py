@@ -202,7 +202,9 @@ class Prompted:
             trainable = replace(trainable, prompt=prompt.parameters())
         batch_loss: Callable[[list[int]], torch.Tensor] = self._asked(met, rows).batch_loss
         if self._auxiliary is not None:
-            batch_loss = self._beside(batch_loss, self._auxiliary, settings, seed)
+            batch_loss = self._beside(
+                batch_loss, self._auxiliary.texts(examples), self._auxiliary.weight, settings, seed
+            )
         try:
             shrink = self._workshop.optimiser.run(
                 trainable, batch_loss, order, settings, deadline=deadline
@@ -296,25 +298,26 @@ class Prompted:
     def _beside(
         self,
         batch_loss: Callable[[list[int]], torch.Tensor],
-        auxiliary: Auxiliary,
+        texts: Sequence[Example],
+        weight: float,
         settings: Settings,
         seed: int,
     ) -> Callable[[list[int]], torch.Tensor]:
         """The labels' loss and, at every step, that of as many texts without labels."""
         from autoprompt.learners.auxiliary import joined, masked_loss
 
-        if not auxiliary.texts:
+        if not texts:
             raise CandidateError(
-                f"auxiliary_weight: {auxiliary.weight} without texts to hide words of; give "
+                f"auxiliary_weight: {weight} without texts to hide words of; give "
                 "--unlabeled, or set 0"
             )
-        rows = self._rows(auxiliary.texts)[min(self._answers.lengths)]
+        rows = self._rows(texts)[min(self._answers.lengths)]
         masked = masked_loss(self._workshop.backbone, rows, settings, seed)
         each = sum(len(row.ids) for row in rows) / len(rows)
 
         def both(chosen: list[int]) -> torch.Tensor:
             self.tokens += round(each * settings.batch_size)
-            return joined(batch_loss(chosen), masked(), auxiliary.weight)
+            return joined(batch_loss(chosen), masked(), weight)
 
         return both
 

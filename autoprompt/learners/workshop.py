@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprompt.data.task import Example, Task
+from autoprompt.data.task import Example, Task, content_key
 from autoprompt.text.template import Template, render
 
 if TYPE_CHECKING:
@@ -39,8 +42,8 @@ _Key = tuple[str, int, str, str | None]  # template, masks, text, text_b
 
 class Workshop:
     """Loads nothing until asked. `labelled` are all rows of the run, of which folds are made;
-    `unlabeled` texts sharpen calibration priors, the first of them, and are labelled by ensembles;
-    prompts can begin with `prompt_pool`. `scratch`: a folder for what long fits have finished."""
+    `unlabeled` texts sharpen calibration priors and are labelled by ensembles; prompts can begin
+    with `prompt_pool`. `scratch`: a folder for what long fits have finished."""
 
     def __init__(
         self,
@@ -59,8 +62,7 @@ class Workshop:
         self.task, self.model, self.revision = task, model, revision
         self.device, self.precision = device, precision
         self.labelled = tuple(labelled)
-        self.unlabeled = tuple(unlabeled[:MOST_UNLABELED])
-        self.every_unlabeled = tuple(unlabeled)
+        self.unlabeled = tuple(unlabeled)
         self.multi_token = multi_token
         self.prompt_pool = prompt_pool
         self._scratch = scratch
@@ -76,7 +78,7 @@ class Workshop:
             self.device,
             self.precision,
             self.labelled,
-            unlabeled=self.every_unlabeled,
+            unlabeled=self.unlabeled,
             revision=self.revision or self.backbone.revision,
             multi_token=self.multi_token,
             prompt_pool=self.prompt_pool,
@@ -147,6 +149,22 @@ class Workshop:
         where that has no words for them the searched model's word vectors."""
         return self.sentence_encoder if self.sentence_encoder.reads(texts) else self._own_encoder
 
+    def unlabeled_beside(
+        self, rows: Sequence[Example], most: int = MOST_UNLABELED, seed: int = 0
+    ) -> tuple[Example, ...]:
+        """At most so many unlabelled texts for a learner of these labelled rows, in a drawn order:
+        files are often sorted, by class or by date.
+
+        Those equal to a labelled row that is not among `rows` are left out: on such rows the
+        learner will be scored, and a text that it has read, if not its label, is no new one.
+        """
+        every = self.unlabeled
+        ours = {content_key(row) for row in rows}
+        held_out = {content_key(row) for row in self.labelled} - ours
+        order = random.Random(seed).sample(range(len(every)), len(every))
+        kept = (every[n] for n in order if content_key(every[n]) not in held_out)
+        return tuple(replace(text, label=None) for text in islice(kept, most))
+
     def pretrained_answers(
         self, template: Template, masks: int, examples: Sequence[Example]
     ) -> tuple[torch.Tensor, int]:
@@ -216,7 +234,7 @@ class Workshop:
         for key in dict.fromkeys(wanted):
             self._answers.move_to_end(key)
         # less than two templates' rows would be read again by every block
-        room = max(CACHED_ANSWERS, 2 * (len(self.labelled) + len(self.unlabeled)))
+        room = max(CACHED_ANSWERS, 2 * (len(self.labelled) + MOST_UNLABELED))
         while len(self._answers) > room:
             self._answers.popitem(last=False)
         return found

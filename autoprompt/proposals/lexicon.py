@@ -25,7 +25,7 @@ class Lexicon:
         self._vocabulary = Vocabulary(backbone.tokenizer)
         self._labels = task.labels
         self._usable: dict[int, bool] = {}
-        manual = manual_words(task.labels)
+        manual = manual_words(task.labels, task.kind)
         self.names = tuple(self._name(manual[0].of(label)) for label in task.labels)
         self.given = tuple(
             self._single(word for verbalizer in (*manual, *given) for word in verbalizer.of(label))

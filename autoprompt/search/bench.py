@@ -199,7 +199,7 @@ class Bench:
             models = len(json.loads(patterns)) * int(candidate.get("repetitions", 1))
             models *= int(candidate.get("generations", 1))
             steps = models * steps + int(candidate.get("distillation_steps", 0))
-            read = models * min(len(self.workshop.every_unlabeled), MOST_LABELED) * READING_SHARE
+            read = models * min(len(self.workshop.unlabeled), MOST_LABELED) * READING_SHARE
         beside = int(candidate.get("demonstrations", 0)) * len(self.task.labels)
         return steps * int(candidate.get("batch_size", 0)) * (1 + beside) + read
 

@@ -162,7 +162,7 @@ def build_pools(
         check_words(verbalizer, backbone.tokenizer, multi_token)
     words = [(v.to_json(), "user") for v in asked.words]
     if not asked.only_words:
-        words += [(v.to_json(), "manual") for v in manual.words(task.labels)]
+        words += [(v.to_json(), "manual") for v in manual.words(task.labels, task.kind)]
         words = _usable(words, backbone.tokenizer, multi_token)
     if not words and asked.only_words:
         raise VerbalizerError("space.words: no usable label words; give one word per label")

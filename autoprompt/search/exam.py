@@ -77,7 +77,7 @@ def examine(
     known = set(overlap(labelled, table.examples))
     if pool := workshop.prompt_pool:  # its rows were trained on too
         known |= {i for i, row in enumerate(table.examples) if pool.has_seen(row)}
-    texts = {content_key(text) for text in workshop.every_unlabeled}
+    texts = {content_key(text) for text in workshop.unlabeled}
     if shared := sum(content_key(row) in texts for row in table.examples):
         say(f"{shared} test rows are also among the unlabelled texts, which the search has read")
     clean = [i for i in range(len(table.examples)) if i not in known]

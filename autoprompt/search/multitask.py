@@ -218,13 +218,13 @@ def _usable(task: Task, asked: Verbalizer | None, workshop: Workshop) -> Verbali
     """The words asked for, else the usual ones for the labels that the vocabulary has."""
     backbone = workshop.backbone
     rule = "refuse" if backbone.one_token else workshop.multi_token
-    guesses = manual.words(task.labels) if asked is None else (asked,)
+    guesses = manual.words(task.labels, task.kind) if asked is None else (asked,)
     problem = VerbalizerError("words: none known for these labels; give them with --words")
     for guess in guesses:
         try:
             check_words(guess, backbone.tokenizer, rule)
         except VerbalizerError as error:
-            problem = error
+            problem = error if asked else VerbalizerError(f"{error} (with --words)")
         else:
             return guess
     raise problem

@@ -105,7 +105,7 @@ def prepare(
     if shared := len(overlap(labelled, unlabeled)):
         say(
             f"--unlabeled: {shared} of {len(unlabeled)} texts are among the labelled rows, too; "
-            "without their labels they are read like the others"
+            "a block does not read those of the rows that it is scored on"
         )
     folds = usable_folds(labelled, settings.config.blocks.folds)
     if folds < settings.config.blocks.folds:

@@ -260,7 +260,7 @@ def _check_buildable(space: Space, task: Task, workshop: Any, rows: int) -> None
     template = manual.default_template(task.kind, onwards=workshop.backbone.reads_onwards)
     asked = {
         TEMPLATE: template,
-        WORDS: manual.words(task.labels)[0].to_json(),
+        WORDS: manual.words(task.labels, task.kind)[0].to_json(),
         PATTERNS: json.dumps([template]),
     }
     for method in space.methods:

@@ -39,6 +39,7 @@ _PAIR = (
     "{text} Based on the previous passage, {text_b|lower_first|strip_final_punctuation}? {mask}.",
 )
 
+_Guess = dict[str, tuple[str, ...]]
 _Words = Mapping[str, str]
 
 # A label set serves a meaning when each of its names is known to it. The answers of a meaning are
@@ -121,6 +122,15 @@ _ANSWERS: tuple[_Words, ...] = (
 )
 _ACCEPTABILITY = {"acceptable": "+", "grammatical": "+", "unacceptable": "-", "ungrammatical": "-"}
 _CORRECTNESS: tuple[_Words, ...] = ({"+": "correct", "-": "incorrect"},)
+# What a text is, and what a second text answers about the first.
+_Meaning = tuple[Mapping[str, str], tuple[_Words, ...]]
+_STATED: tuple[_Meaning, ...] = (
+    (_POLARITY, _COARSE_POLARITY),
+    (_POLARITY, _FINE_POLARITY),
+    (_INFERENCE, _ANSWERS),
+    (_ACCEPTABILITY, _CORRECTNESS),
+)
+_ASKED: tuple[_Meaning, ...] = ((_AGREEMENT, _ANSWERS),)
 
 # What stands behind abbreviated or technical label names; several words share the label.
 _NATURAL = {
@@ -179,14 +189,21 @@ def bare_template(kind: str) -> str:
     return "{text} {text_b} {mask}" if kind == "pair" else "{text} {mask}"
 
 
-def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:
+def words(labels: Sequence[str], kind: str) -> tuple[Verbalizer, ...]:
     """Verbalizers guessed from label names, best guess first, never empty.
 
     Known meanings (polarity, inference, yes/no, acceptability) give the words published for them;
     any other set gives its names, split and written out. Names without letters stay as they are.
+    kind: "single" or "pair". Of a single text nothing is asked that yes and no could answer, so
+    they come last there: ``spam`` and ``not_spam`` begin with their names.
     """
     split = {label: _split(label) for label in labels}
-    guesses = _by_meaning(labels, split)
+    answers = _by_meaning(
+        labels, (*_ASKED, (_negation([_plain(name) for name in labels]), _ANSWERS))
+    )
+    guesses = _by_meaning(labels, _STATED)
+    if kind == "pair":
+        guesses += answers
     if not any(character.isalpha() for label in labels for character in label):
         guesses.append({label: (label.strip(),) for label in labels})
     else:
@@ -194,6 +211,8 @@ def words(labels: Sequence[str]) -> tuple[Verbalizer, ...]:
         written_out = {label: _written_out(lower[label]) for label in labels}
         as_given = {label: [_in_given_case(n) for n in split[label]] for label in labels}
         guesses += [_by_name(labels, way) for way in (written_out, lower, as_given)]
+    if kind == "single":
+        guesses += answers
     found: list[Verbalizer] = []
     for guess in guesses:
         if not _distinct(guess):
@@ -226,26 +245,17 @@ def _split(label: str) -> list[str]:
     return [name for name in _SEPARATORS.split(spaced) if name] or [label.strip()]
 
 
-def _by_meaning(
-    labels: Sequence[str], split: Mapping[str, list[str]]
-) -> list[dict[str, tuple[str, ...]]]:
+def _by_meaning(labels: Sequence[str], meanings: Sequence[_Meaning]) -> list[_Guess]:
+    """The words published for the first meaning that all the names have."""
     names = {label: _plain(label) for label in labels}
-    guesses: list[_Words] = []
-    table: Mapping[str, str] = {}
-    for meaning, answers in (
-        (_POLARITY, _COARSE_POLARITY),
-        (_POLARITY, _FINE_POLARITY),
-        (_INFERENCE, _ANSWERS),
-        (_AGREEMENT, _ANSWERS),
-        (_ACCEPTABILITY, _CORRECTNESS),
-        (_negation(tuple(names.values())), _ANSWERS),
-    ):
+    for meaning, answers in meanings:
         senses = [meaning.get(name) for name in names.values()]
         served = all(sense in answers[0] for sense in senses)
         if served and len(set(senses)) == len(senses):
-            table, guesses = meaning, list(answers)
-            break
-    return [{label: (guess[table[names[label]]],) for label in labels} for guess in guesses]
+            return [
+                {label: (guess[meaning[names[label]]],) for label in labels} for guess in answers
+            ]
+    return []
 
 
 def _negation(names: Sequence[str]) -> Mapping[str, str]:

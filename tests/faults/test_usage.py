@@ -16,7 +16,7 @@ TEMPLATE = "{text} it was {mask} ."
 EARLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "option": (("--modle", "builtin"), ("--modle", "--model")),
     "key": (("confrim.top=2",), ("confrim.top", "did you mean confirm.top?")),
-    "value": (("blocks.folds=one",), ("blocks.folds", "one", "integer")),
+    "value": (("blocks.folds=one",), ("blocks.folds", "one", "a whole number")),
     "not a setting": (("=2",), ("=2", "key=value")),
     "preset": (("--preset", "hrad"), ("hrad", "hard")),
     "preset file": (("--preset", "none.toml"), ("none.toml",)),
@@ -27,7 +27,9 @@ EARLY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "seed": (("--seed", str(2**63)), ("--seed", "2**63")),
     "database in memory": (("--storage", "sqlite://"), ("--storage", "in memory")),
     "shots": (("--shots", "1"), ("--shots", "1", "2 or more")),
-    "trials": (("--trials", "0"), ("trials", "0", "greater")),
+    "trials": (("--trials", "0"), ("trials", "0", "1 or more")),
+    "trials in words": (("--trials", "ten"), ("--trials", "'ten'", "a whole number")),
+    "half a step": (("train.steps=1.5",), ("train.steps", "1.5", "a whole number")),
     "no mask": (("--template", "{text} ."), ("{mask}",)),
     "two masks": (("--template", "{text} {mask} {mask}"), ("has 2 {mask}", "exactly once")),
     "soft tokens": (("--template", "{text}{soft:3}{mask}"), ("{soft:N}", "leave it out")),
@@ -50,7 +52,7 @@ def test_refused_before_there_is_anything(case: str, data: Path, tmp_path: Path)
 def test_a_refusal_leaves_a_folder_that_was_there(data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     said = autoprompt("search", data, "--out", "run", "--trials", "0", cwd=tmp_path)
-    check_refused(said, 2, "trials", "0", "greater")
+    check_refused(said, 2, "trials", "0", "1 or more")
     assert (tmp_path / "run").is_dir()
 
 

@@ -106,7 +106,7 @@ def test_a_tuned_model_forgets_less_with_it(workshop: Workshop) -> None:
             words,
             training=Settings(3e-3, steps=40, batch_size=2),
             tuned="all",
-            auxiliary=Auxiliary(weight, texts) if weight else None,
+            auxiliary=Auxiliary(weight, lambda _rows: texts) if weight else None,
         )
         learner.fit(rows, seed=0)
         assert learner.scores(rows).argmax(axis=1).tolist() == [1, 0]

@@ -115,6 +115,26 @@ def test_unlabelled_texts_are_part_of_the_prior_alone(workshop: Workshop) -> Non
     numpy.testing.assert_allclose(numpy.exp(found), expected, rtol=1e-6)
 
 
+def test_texts_of_rows_to_be_scored_are_not_in_the_prior(workshop: Workshop) -> None:
+    """A held-out row's text without its label, case and marks aside, is read by no block."""
+    workshop.labelled = tuple(ROWS)
+    workshop.unlabeled = (Example("Good, film"), Example("dull , dull"))
+    plain = fitted(zero_shot("{text} It was {mask}."), SINGLE, workshop, ROWS)
+    training = [row for row in ROWS if row.text != "good film !"]
+    expected = divided(plain.scores(ROWS), plain.scores([*training, workshop.unlabeled[1]]))
+    found = fitted(zero_shot("{text} It was {mask}.", "prior"), SINGLE, workshop, training)
+    numpy.testing.assert_allclose(numpy.exp(found.scores(ROWS)), expected, rtol=1e-6)
+
+
+def test_unlabelled_texts_are_drawn_from_the_whole_file(tiny_model: Path) -> None:
+    """A file is often sorted, by class or by date: its first texts stand for no others."""
+    texts = [Example(f"{kind} {n}") for kind in ("bad", "good") for n in range(1000)]
+    drawn = Workshop(SINGLE, str(tiny_model), unlabeled=texts).unlabeled_beside(ROWS)
+    assert len(drawn) == 128
+    assert 40 < sum(text.text.startswith("bad") for text in drawn) < 88
+    assert Workshop(SINGLE, str(tiny_model), unlabeled=texts).unlabeled_beside(ROWS[:2]) == drawn
+
+
 @pytest.mark.parametrize(
     "values",
     [

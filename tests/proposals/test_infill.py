@@ -189,7 +189,7 @@ def test_benchmark_sets_get_ten_templates_of_two_placements(
     name: str, builtin: Any, few_shot: Callable[[str], tuple[tuple[Example, ...], Task]], embed: Any
 ) -> None:
     examples, task = few_shot(name)
-    verbalizer = manual_words(task.labels)[0]
+    verbalizer = manual_words(task.labels, task.kind)[0]
     found = propose_templates(builtin, examples, task, verbalizer, embed=embed, seed=1)
     check(found, task, verbalizer)
     assert len(found) >= 10

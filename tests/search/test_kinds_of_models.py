@@ -57,3 +57,18 @@ def test_a_model_without_biases_is_not_asked_to_tune_them(
     own.write_text('include = ["prompt_tuning"]\n[space]\ntrainable = "all"\n')
     said = toy.command("search", toy_data, *model, *toy.TINY, *asked)
     assert "space.method: missing; add for example method = 'prompt_tuning'" in said.err
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_label_names_of_several_tokens(
+    family: str, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+):
+    """These models read one token: the usual guess, `not good`, cannot serve; proposed words do."""
+    labelled = [(text, "good" if label == "good" else "not_good") for text, label in toy.rows()]
+    data = toy.write_csv(tmp_path / "data.csv", labelled)
+    asked = ("--preset", "zero_shot", "--trials", 1, 'space.template=["{text} it was {mask}"]')
+    model = ("--model", tiny_checkpoint(family), "--out", tmp_path / "run")
+    said = toy.command("search", data, *model, *asked, *toy.TINY)
+    assert said.code == 0, said.err
+    (row,) = [row for row in toy.board(tmp_path / "run") if not row["baseline"]]
+    assert row["state"] == "complete"

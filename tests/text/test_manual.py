@@ -64,15 +64,33 @@ def test_templates_are_canonical_distinct_and_serve_their_kind(kind: str) -> Non
     ],
 )
 def test_first_guess_for_known_kinds_of_labels(labels: str, first: list[tuple[str, ...]]) -> None:
-    best = words(labels.split())[0]
+    best = words(labels.split(), "pair")[0]
     assert list(best.labels) == labels.split()
     assert [best.of(label) for label in best.labels] == first
 
 
+@pytest.mark.parametrize(
+    ("labels", "first"),
+    [
+        ("negative positive", [("terrible",), ("great",)]),
+        ("acceptable unacceptable", [("correct",), ("incorrect",)]),
+        ("false true", [("false",), ("true",)]),
+        ("not_spam spam", [("not spam",), ("spam",)]),
+        ("non-toxic toxic", [("non toxic",), ("toxic",)]),
+    ],
+)
+def test_of_a_single_text_nothing_is_asked(labels: str, first: list[tuple[str, ...]]) -> None:
+    """ "It was Yes." says nothing about a text alone; the names do. Yes and no are tried last."""
+    guesses = words(labels.split(), "single")
+    assert [guesses[0].of(label) for label in guesses[0].labels] == first
+    every = {guess.words for guess in words(labels.split(), "pair")}
+    assert {guess.words for guess in guesses} == every
+
+
 def test_names_themselves_are_always_a_guess() -> None:
-    guesses = words(["negative", "positive"])
+    guesses = words(["negative", "positive"], "single")
     assert (("negative", ("negative",)), ("positive", ("positive",))) in [g.words for g in guesses]
-    guesses = words(["Sports", "Tech"])
+    guesses = words(["Sports", "Tech"], "single")
     assert (("Sports", ("Sports",)), ("Tech", ("Technology",))) in [g.words for g in guesses]
     assert (("Sports", ("sports",)), ("Tech", ("tech",))) in [g.words for g in guesses]
 
@@ -88,7 +106,7 @@ def test_names_themselves_are_always_a_guess() -> None:
     ],
 )
 def test_first_guess_is_single_tokens_of_the_builtin_model(builtin: Any, labels: list[str]) -> None:
-    assert not check_words(words(labels)[0], builtin, "refuse").multi_token
+    assert not check_words(words(labels, "single")[0], builtin, "refuse").multi_token
 
 
 @given(
@@ -97,10 +115,11 @@ def test_first_guess_is_single_tokens_of_the_builtin_model(builtin: Any, labels:
         min_size=2,
         max_size=6,
         unique=True,
-    )
+    ),
+    st.sampled_from(["single", "pair"]),
 )
-def test_any_labels_have_words(labels: list[str]) -> None:
-    guesses = words(labels)
+def test_any_labels_have_words(labels: list[str], kind: str) -> None:
+    guesses = words(labels, kind)
     assert guesses
     assert all(list(guess.labels) == labels for guess in guesses)
     assert len(set(guesses)) == len(guesses)

@@ -22,7 +22,7 @@ from autoprompt.terminal import status_lines
 
 BOARD_KEYS = [
     *("rank", "trial", "state", "baseline", "method", "template", "label_words", "settings"),
-    *("metric", "mean", "sd", "lower_bound", "blocks", "seconds"),
+    *("metric", "mean", "sd", "lower_bound", "blocks", "stage", "seconds"),
 ]
 TEST_KEYS = {
     *("accuracy", "macro_f1", "mcc", "n", "ci95", "overlap", "trial", "times_tested"),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 _NOT_A_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
+_SIGNS = ("Mn", "Mc")
+_DRAWN_AS = "\ufe0e\ufe0f"  # as text, as a picture
 
 
 class DataError(ValueError):
@@ -105,7 +107,7 @@ def single_texts(examples: Iterable[Example]) -> tuple[Example, ...]:
 
 
 def content_key(example: Example) -> str:
-    """What makes two rows the same content: letters and digits, NFKC, lower-case.
+    """What makes two rows the same content: letters with their signs, and digits; NFKC, lower-case.
 
     A text without any letter or digit (":-)", an emoji) is its own key, blanks aside: else all
     such texts would count as one.
@@ -133,7 +135,16 @@ def listed(names: Sequence[str], limit: int = 20) -> str:
 
 def _key(text: str) -> str:
     normal = unicodedata.normalize("NFKC", text).lower()
-    return _NOT_A_LETTER_OR_DIGIT.sub("", normal) or "".join(normal.split())
+    return _NOT_A_LETTER_OR_DIGIT.sub(_signs, normal) or "".join(normal.split())
+
+
+def _signs(between: re.Match[str]) -> str:
+    """What belongs to the letter before: without vowel signs many scripts' words are not told
+    apart. Not how an emoji is to be drawn."""
+    found = between[0]
+    if found.isascii():
+        return ""
+    return "".join(c for c in found if unicodedata.category(c) in _SIGNS and c not in _DRAWN_AS)
 
 
 def _at(example: Example) -> str:

@@ -156,23 +156,36 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     if isinstance(trial, Mapping) and trial.get("mean") is not None:
         bound, blocks = trial.get("lower_bound"), int(trial.get("blocks") or 0)
         sure = f", lower bound (95 %) {bound:.3f}" if bound is not None else ""
-        lines.append(
+        line = (
             f"Cross-validated on the labelled rows: {trial.get('metric')} {trial['mean']:.3f}"
             f"{sure} over {blocks} blocks."
-            + (
-                " These are too few for a bound to rely on."
-                if few_blocks(blocks, trial.get("sd"))
-                else ""
-            )
         )
-    for opening in metrics.get("test") or []:
-        if opening.get("subset") != "all":
+        if few_blocks(blocks, trial.get("sd")):
+            line += " These are too few for a bound to rely on."
+        if trial.get("stage") == "search":
+            line += " It was chosen by these blocks, so they are likely too high."
+        if trial.get("state") == "pruned":
+            line += " It was given up after them."
+        lines.append(line)
+    tests = metrics.get("test") or []
+    clean = {one.get("opening"): one for one in tests if one.get("subset") == "clean"}
+    for one in tests:
+        if one.get("subset") != "all":
             continue
-        values = ", ".join(f"{key} {opening[key]:.3f}" for key in FIGURES if key in opening)
-        lines.append(
-            f"Test, opening {opening.get('opening')}: {values} on {opening.get('n')} rows."
-        )
+        line = f"Test, opening {one.get('opening')}: {_scores(one)}."
+        if known := one.get("overlap"):
+            rest = clean.get(one.get("opening"))
+            without = f"without them {_scores(rest)}" if rest else "so this is no test"
+            line += f" {known} of these are among the labelled rows; {without}."
+        if int(one.get("opening") or 1) > 1:
+            line += " The search had been tested before."
+        lines.append(line)
     return "## Figures\n\n" + "\n\n".join(lines) if lines else ""
+
+
+def _scores(test: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{key} {test[key]:.3f}" for key in FIGURES if key in test)
+    return f"{values} on {test.get('n')} rows"
 
 
 def _limits(described: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:

@@ -27,7 +27,8 @@ class Row:
 
     `stage` says where the figures come from ("confirm" = blocks no choice was made on, "search",
     or "" without any block); `scores` holds the study's metric a block, as (block, value);
-    `search_mean` what the search believed before confirming. These three stay out of the JSON.
+    `search_mean` what the search believed before confirming; `block_seconds` what one of the
+    trial's own blocks took, of either stage. These three stay out of the JSON.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class Row:
     stage: str = ""
     scores: tuple[tuple[int, float], ...] = ()
     search_mean: float | None = None
+    block_seconds: float = 0.0
     digest: str = ""
     error: str | None = None
 
@@ -55,7 +57,7 @@ class Row:
         """The JSON row, keys in the order the documentation gives them."""
         keys = (
             "rank trial state baseline method template label_words settings metric mean sd"
-            " lower_bound blocks seconds"
+            " lower_bound blocks stage seconds"
         )
         row = {key: getattr(self, key) for key in keys.split()}
         if self.members:
@@ -299,6 +301,7 @@ def _row(trial: TrialRecord, study: StudyRecord, pooled: dict[tuple[str, int], f
         stage=stage if values else "",
         scores=scores,
         search_mean=statistics.fmean(searched) if searched else None,
+        block_seconds=trial.seconds / max(1, len(trial.blocks)),
         digest=trial.candidate.digest,
         error=trial.error,
     )

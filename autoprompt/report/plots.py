@@ -43,11 +43,11 @@ def curve_info(records: Sequence[TrialRecord], metric: str) -> CurveInfo:
     for record in sorted(records, key=lambda one: one.id):
         if record.baseline or members(record.candidate.settings):
             continue
-        seconds += record.seconds
+        searched = [one for one in record.blocks if one.stage == "search"]
+        share = len(searched) / len(record.blocks) if record.blocks else 1.0
+        seconds += share * record.seconds  # the rest of it was spent confirming
         scores = known.setdefault(record.candidate.digest, {})
-        scores.update(
-            {one.block: one.metrics[metric] for one in record.blocks if one.stage == "search"}
-        )
+        scores.update({one.block: one.metrics[metric] for one in searched})
         if record.state not in ("complete", "pruned") or not scores:
             continue
         value = math.fsum(scores.values()) / len(scores)

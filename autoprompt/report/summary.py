@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoprompt.data.metrics import accuracy_ci95, lower_bound
+from autoprompt.data.metrics import accuracy_ci95, few_blocks, lower_bound
 from autoprompt.report import leaderboard
 from autoprompt.report.leaderboard import Row
 from autoprompt.report.members import members
@@ -76,7 +76,6 @@ class MethodCost:
     trials: int
     seconds: float
     tokens: int
-    peak_memory: int
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,7 @@ class Summary:
     openings: tuple[Opening, ...]
     importance: Importance
     costs: tuple[MethodCost, ...]
+    peak_memory: int
     pools: tuple[tuple[str, tuple[PoolEntry, ...]], ...]
     provenance: tuple[tuple[str, str], ...]
     settings: tuple[tuple[str, str], ...]
@@ -121,6 +121,7 @@ def summarise(store: Store, study: StudyRecord, optuna_study: Any = None) -> Sum
         openings=openings(queries.tests(store, study.id)),
         importance=importance(optuna_study),
         costs=costs(trials),
+        peak_memory=max((one.peak_memory for one in trials), default=0),
         pools=_pools(store, study),
         provenance=_provenance(study),
         settings=tuple(flatten(study.settings)),
@@ -140,6 +141,9 @@ def compare(winner: Row, rival: Row, ratio: float) -> Comparison | None:
     if not differences:
         return None
     mean = statistics.fmean(differences)
+    sd = statistics.stdev(differences) if len(differences) > 1 else None
+    if few_blocks(len(differences), sd):  # the interval would have no doubt in it
+        return Comparison(rival, len(differences), mean, None, None)
     # Two-sided 95 %: each side leaves 2.5 %.
     low = lower_bound(differences, ratio, confidence=0.975)
     high = None if low is None else 2 * mean - low
@@ -205,7 +209,6 @@ def costs(trials: Sequence[TrialRecord]) -> tuple[MethodCost, ...]:
             trials=len(group),
             seconds=sum(one.seconds for one in group),
             tokens=sum(one.tokens for one in group),
-            peak_memory=max(one.peak_memory for one in group),
         )
         for method, group in grouped.items()
     ]

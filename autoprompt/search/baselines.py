@@ -32,7 +32,7 @@ def run_blocks(
     least: int = ENOUGH_BLOCKS,
 ) -> tuple[list[float], int]:
     """Score the blocks of `stage` that the candidate lacks: all that end before `deadline`, and
-    the first `least` in any case, unless `limit` passes (TimeoutError).
+    the first `least` in any case, unless `limit` passes before (TimeoutError).
 
     Returns its values over the blocks it now has, and the tokens processed.
     """
@@ -49,7 +49,12 @@ def run_blocks(
             if late and len(values) >= least:
                 break
             part = bench.block(stage, index)
-            found, used = bench.run_block(candidate, part, limit)
+            try:
+                found, used = bench.run_block(candidate, part, limit)
+            except TimeoutError:
+                if len(values) >= least:
+                    break
+                raise
             tokens += used
             bench.record(row, part, found)
         values.append(found[bench.metric])

@@ -90,7 +90,7 @@ def combine(
     rows = chosen(_before_confirming(records.values(), study), top)
     members = [from_row(records[row.trial].candidate) for row in rows]
     for row, member in zip(rows, members, strict=True):
-        bench.costs.blocks.setdefault(member.digest, row.seconds / max(1, row.blocks))
+        bench.costs.blocks.setdefault(member.digest, row.block_seconds)
     wanted = combined(rows, members, teach=teach) if len(members) >= LEAST else ()
     if wanted:
         say(f"combining the best {len(members)} prompts")

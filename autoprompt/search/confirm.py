@@ -72,8 +72,7 @@ class Forecast:
         self._known: dict[str, tuple[float, float, str]] = {}  # mean, seconds a block, method
         for row in rows:
             if row.state == "complete" and not row.baseline:
-                cost = row.seconds / max(1, row.blocks)
-                self.add(row.digest, row.method, search_mean(row), cost)
+                self.add(row.digest, row.method, search_mean(row), row.block_seconds)
 
     def add(self, digest: str, method: str, mean: float, seconds: float) -> None:
         """A complete candidate, or one that is known by more blocks now."""
@@ -111,7 +110,7 @@ class Plan(NamedTuple):
 def _block_seconds(bench: Bench, row: Row, blocks: int) -> float:
     if len(_stored(bench, row.digest)) >= blocks:
         return 0.0
-    return bench.costs.blocks.get(row.digest, row.seconds / max(1, row.blocks))
+    return bench.costs.blocks.get(row.digest, row.block_seconds)
 
 
 def affordable(

@@ -53,6 +53,16 @@ def test_same_content() -> None:
     assert content_key(Example("a", "bc")) != content_key(Example("ab", "c"))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("मैं", "में"), ("ดี", "ดุ"), ("ਕਿ", "ਕੀ")],  # Hindi, Thai, Punjabi: told apart by their signs
+)
+def test_vowel_signs_are_part_of_a_word(one: str, other: str) -> None:
+    assert content_key(Example(one)) != content_key(Example(other))
+    assert content_key(Example(f"{one}!")) == content_key(Example(one))
+    assert content_key(Example("good ❤️")) == content_key(Example("Good ❤"))
+
+
 def test_texts_without_letters_are_not_all_the_same() -> None:
     assert content_key(Example("👍")) != content_key(Example("👎"))
     assert content_key(Example(":-( ")) == content_key(Example(" :-("))

@@ -333,6 +333,23 @@ def test_the_card_says_what_it_is_and_figures_can_be_renewed(
     assert "accuracy 0.800 over 8 blocks" in card
     assert "accuracy 0.750, macro_f1 0.700 on 500 rows" in card
     assert json.loads((made / "metrics.json").read_text())["test"][0]["n"] == 500
+    assert "among the labelled rows" not in card
+    assert "likely too high" not in card
     assert load_bundle(made, device="cpu").labels == TASK.labels
     assert bundle_columns(made) == {"text": "body"}
     assert bundle_columns(tmp_path) == {}
+
+
+def test_the_card_tells_figures_that_flatter(workshop: Workshop, tmp_path: Path) -> None:
+    """Known test rows, a test that was repeated, blocks that the choice was made on."""
+    made = tmp_path / "made"
+    saved("zero_shot", workshop, made)
+    trial = {"mean": 0.8, "metric": "accuracy", "blocks": 3, "stage": "search", "state": "pruned"}
+    known = {"subset": "all", "opening": 1, "accuracy": 0.95, "n": 24, "overlap": 20}
+    unseen = {"subset": "clean", "opening": 1, "accuracy": 0.5, "n": 4, "overlap": 20}
+    again = {"subset": "all", "opening": 2, "accuracy": 1.0, "n": 5, "overlap": 5}
+    write_metrics(made, {"trial": trial, "test": [known, unseen, again]})
+    card = (made / "README.md").read_text()
+    assert "likely too high. It was given up" in card
+    assert "24 rows. 20 of these are among the labelled rows; without them accuracy 0.500" in card
+    assert "5 of these are among the labelled rows; so this is no test. The search had been" in card

@@ -15,7 +15,7 @@ from storage.store import Store
 
 KEYS = [
     *("rank", "trial", "state", "baseline", "method", "template", "label_words", "settings"),
-    *("metric", "mean", "sd", "lower_bound", "blocks", "seconds"),
+    *("metric", "mean", "sd", "lower_bound", "blocks", "stage", "seconds"),
 ]
 
 
@@ -87,6 +87,14 @@ def test_a_repeated_candidate_is_scored_on_all_its_blocks(store):
     assert [row.mean for row in rows] == pytest.approx([0.7, 0.7])
     ((only, repeats),) = leaderboard.distinct(rows)
     assert (only.trial, repeats) == (first, (again,))
+
+
+def test_the_seconds_of_a_block_are_those_of_both_stages(store):
+    """A confirmation that was interrupted must not make the candidate look dear."""
+    study = create(store)
+    add_trial(store, study, search=[0.5] * 8, confirm=[0.5, 0.6, 0.7], seconds=110)
+    (row,) = leaderboard.rows(store, study)
+    assert (row.stage, row.blocks, row.block_seconds) == ("confirm", 3, 10)
 
 
 def test_a_baseline_that_was_searched_as_well_keeps_its_row(store):

@@ -41,6 +41,15 @@ def test_the_curve_rises_with_complete_trials_only(tmp_path):
     assert [p.best for p in info.points] == [None, *(pytest.approx(b) for b in (0.7, 0.7, 0.8))]
 
 
+def test_confirming_takes_no_time_of_the_search(tmp_path):
+    with Store.open(f"sqlite:///{tmp_path / 'study.db'}") as store:
+        study = create(store)
+        add_trial(store, study, search=[0.5] * 4, confirm=[0.5] * 4, seconds=80)
+        add_trial(store, study, settings={"n": 1}, search=[0.5] * 4, seconds=30)
+        info = plots.curve_info(queries.trials(store, study.id), "accuracy")
+    assert [point.seconds for point in info.points] == [40, 70]
+
+
 @pytest.mark.parametrize("by", ["order", "seconds"])
 def test_a_drawn_curve_has_a_dot_a_trial(tmp_path, by):
     built = build(tmp_path)

@@ -50,6 +50,24 @@ def test_only_common_blocks_of_one_stage_are_compared(store):
     assert one.difference == pytest.approx(0.35)
 
 
+@pytest.mark.parametrize(
+    ("winner", "rival"),
+    [
+        ([0.875, 0.8125, 0.9375, 0.75], [0.75, 0.6875]),  # two common blocks, equally far apart
+        ([0.875, 0.9375, 1.0, 0.8125, 0.75], [0.75, 0.8125, 0.875, 0.6875, 0.625]),
+    ],
+)
+def test_a_few_equal_differences_prove_nothing(store, winner, rival):
+    """Their interval would have no width: that comes by chance in blocks of a handful of rows."""
+    study = create(store)
+    add_trial(store, study, confirm=winner)
+    add_trial(store, study, method="tfidf", template=None, words=None, confirm=rival,
+              baseline=True)  # fmt: skip
+    (one,) = summary.summarise(store, study).comparisons
+    assert one.difference == pytest.approx(0.125)
+    assert (one.low, one.high, one.verdict) == (None, None, "too few blocks to tell")
+
+
 def test_test_figures_come_in_openings_with_and_without_overlap(tmp_path):
     built = build(tmp_path)
     (opening,) = summary.summarise(built.store, built.study).openings

@@ -213,7 +213,7 @@ def test_proposed_words_are_chosen_anew_for_every_member(
 
 
 def _row(trial: int, mean: float, method: str = "zero_shot", **values: Any) -> Row:
-    figures = {"mean": mean, "sd": 0.1, "lower_bound": mean - 0.2, "blocks": 8, "seconds": 1.0}
+    figures = {"mean": mean, "sd": 0.1, "lower_bound": mean - 0.2, "blocks": 8}
     known: dict[str, Any] = {
         "state": "complete",
         "baseline": False,
@@ -228,6 +228,7 @@ def _row(trial: int, mean: float, method: str = "zero_shot", **values: Any) -> R
         metric="accuracy",
         search_mean=mean,
         digest=f"d{trial}",
+        seconds=1.0,
         **(known | figures | values),
     )
 
@@ -295,6 +296,35 @@ def test_weights_need_two_training_texts_a_class(
     assert said == ["ensembles with learned weights left out: they need 2 training texts a class"]
 
 
+def test_a_block_that_has_no_time_left_costs_none_of_those_before_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, begun = bench.run_block, []
+
+    def third_is_late(*asked: Any) -> Any:
+        begun.append(asked)
+        if len(begun) == 3:
+            raise TimeoutError("out of time")
+        return run(*asked)
+
+    monkeypatch.setattr(bench, "run_block", third_is_late)
+    told: list[Told] = []
+    candidate = prompt("so {text} {mask} .")
+    row = bench.start(candidate, optuna_number=9, baseline=False)
+    score_row(
+        bench,
+        row,
+        candidate,
+        stage=SEARCH,
+        blocks=4,
+        deadline=None,
+        limit=None,
+        told=told.append,
+        baseline=False,
+    )
+    assert [(one.state, one.blocks, one.error) for one in told] == [("complete", 2, None)]
+
+
 def test_when_the_time_is_over_none_is_begun(bench: Bench) -> None:
     said = combined(bench, deadline=time.monotonic() - 1)
     assert ensembles(bench) == []
@@ -305,7 +335,7 @@ def test_when_the_time_is_over_none_is_begun(bench: Bench) -> None:
 
 def test_the_search_leaves_them_time_where_there_is_room(bench: Bench) -> None:
     def kept(seconds: float, top: int = 3) -> float:
-        forecast = Forecast([_row(number, 0.9, seconds=8 * seconds) for number in range(4)])
+        forecast = Forecast([_row(number, 0.9, block_seconds=seconds) for number in range(4)])
         return combining(bench, forecast, top, 2, 600.0)
 
     room = COMBINE_SHARE * 600

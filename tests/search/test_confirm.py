@@ -91,6 +91,7 @@ def _row(trial: int, method: str, mean: float, sd: float = 0.1, template: str | 
         search_mean=mean,
         digest=f"d{trial}",
         stage="search",
+        block_seconds=0.125,
         **figures,
     )
 

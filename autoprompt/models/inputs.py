@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autoprompt.text.demonstrations import Demonstration
 from autoprompt.text.template import Piece
 from autoprompt.text.tokens import tokenize_piece
-from autoprompt.text.truncation import TokenPiece, TruncationError, shorten_evenly, truncate
+from autoprompt.text.truncation import TokenPiece, TruncationError, level, shorten_evenly, truncate
 
 if TYPE_CHECKING:
     import torch
@@ -310,8 +310,8 @@ class PromptEncoder:
 
         `lead` soft slots come before the tokenizer's own frame, `reserve` positions stay free. A
         `sep` piece begins the second side of the tokenizer's pair format. The row is cut by PET's
-        rule; `TruncationError` when the template alone is too long. The demonstrations `beside` it
-        have the room that it leaves.
+        rule, texts of a single side alike; `TruncationError` when the template alone is too long.
+        The demonstrations `beside` it have the room that it leaves.
         """
         sides: list[list[TokenPiece]] = [[]]
         for piece in pieces:
@@ -382,7 +382,7 @@ class PromptEncoder:
         types: list[int] = [segments[0]] * lead + list(frame[0][1])
         masks: list[int] = []
         soft = list(range(lead))
-        cut = truncate(sides, room)
+        cut = truncate(sides if len(sides) == 2 else [level(sides[0], room)], room)
         shown: list[int] = []
         if beside:
             shown = self._shown(beside, room - sum(len(p.ids) for side in cut for p in side))

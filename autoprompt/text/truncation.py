@@ -70,6 +70,22 @@ def _cut(side: Sequence[TokenPiece], count: int) -> tuple[TokenPiece, ...]:
     return tuple(kept)
 
 
+def level(side: Sequence[TokenPiece], room: int) -> tuple[TokenPiece, ...]:
+    """A side that is all there is, its texts cut to the room in equal lengths, or as it is.
+
+    PET's rule, made for a text a side, would take the last one whole before it cut another.
+    """
+    lengths = [len(piece.ids) for piece in side if piece.shortenable]
+    fixed = sum(len(piece.ids) for piece in side) - sum(lengths)
+    if not fixed <= room < fixed + sum(lengths):
+        return tuple(side)
+    kept = iter(shares(lengths, room - fixed))
+    return tuple(
+        replace(piece, ids=piece.ids[: next(kept)]) if piece.shortenable else piece
+        for piece in side
+    )
+
+
 def shares(lengths: Sequence[int], room: int) -> list[int]:
     """How many tokens each text keeps of `room` in all: as many as the others, but for a token
     where it does not come out even, or all it has."""

@@ -81,6 +81,18 @@ def test_truncation_keeps_mask_and_literals(tokenizer: Any) -> None:
         prompt(PromptEncoder(tokenizer, 5), "it was very very good {text} {mask}", "good")
 
 
+def test_a_short_second_text_is_kept_beside_a_long_first_one(tokenizer: Any) -> None:
+    """Of a template with one side as of one with two: without it nothing was asked."""
+    encoder, question = PromptEncoder(tokenizer, 32), "it was great"
+    for template in ("{text} ? {mask} , {text_b} .", "{text} {sep} {mask} , {text_b} ."):
+        found = prompt(encoder, template, "a good film " * 40, question)
+        assert len(found.ids) == 32
+        assert question in tokenizer.decode(found.ids)
+    both = prompt(encoder, "{text} {mask} {text_b}", "good " * 40, "film " * 40)
+    good, film = (tokenizer.decode(both.ids).count(word) for word in ("good", "film"))
+    assert abs(good - film) <= 1
+
+
 def test_soft_tokens_hold_their_places(tokenizer: Any) -> None:
     encoder = PromptEncoder(tokenizer, 64)
     row = prompt(encoder, "{text} {soft:4} {mask}", "good")

@@ -42,6 +42,32 @@ def candidate_of(store: Store, study: StudyRecord, trial: int) -> Candidate:
     return from_row(records[trial].candidate)
 
 
+def make_bundle(
+    directory: Path,
+    row: Row,
+    store: Store,
+    study: StudyRecord,
+    task: Task,
+    examples: Sequence[Example],
+    workshop: Workshop,
+    columns: Mapping[str, str],
+) -> None:
+    """Train the row's candidate on all labelled rows, verify and save it as the new `directory`.
+
+    columns: those of the search's data, the defaults of `predict`.
+    """
+    candidate = candidate_of(store, study, row.trial)
+    save_bundle(
+        train_on_all(candidate, task, examples, workshop, study.seed),
+        candidate,
+        task,
+        directory,
+        metrics=bundle_metrics(store, study, row),
+        provenance=provenance(study, row, examples, workshop, columns),
+        workshop=workshop,
+    )
+
+
 def write_bundle(
     directory: Path,
     row: Row,
@@ -52,30 +78,19 @@ def write_bundle(
     workshop: Workshop,
     columns: Mapping[str, str],
 ) -> None:
-    """Train the row's candidate on all labelled rows, verify and save it as `directory`.
-
-    An older bundle there is replaced only when the new one is complete. columns: those of the
-    search's data, the defaults of `predict`.
-    """
-    candidate = candidate_of(store, study, row.trial)
-    learner = train_on_all(candidate, task, examples, workshop, study.seed)
+    """`make_bundle`, noted in the store. An older bundle there is replaced only when the new one is
+    complete."""
     fresh, old = beside(directory, "new"), beside(directory, "old")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        save_bundle(
-            learner,
-            candidate,
-            task,
-            fresh,
-            metrics=bundle_metrics(store, study, row),
-            provenance=provenance(study, row, examples, workshop, columns),
-            workshop=workshop,
-        )
+        make_bundle(fresh, row, store, study, task, examples, workshop, columns)
         shutil.rmtree(old, ignore_errors=True)
         if directory.exists():
             directory.rename(old)
         fresh.rename(directory)
-    except BaseException:  # a stop between two of these lines
+    except BaseException:  # a stop may come between any two of these lines
+        if old.exists() and not directory.exists():
+            old.rename(directory)
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     settle(directory, row.trial, store, study)

@@ -59,6 +59,7 @@ BASELINE_SHARE = 0.12
 TOGETHER = 16
 #: A study whose first trials all fail is stopped: the rest would fail alike.
 HOPELESS = 8
+_AWAY = (StoreUnavailable, optuna.exceptions.StorageInternalError)
 #: Candidates in a row that there was no time for, after which no more are suggested.
 LATE = 12
 
@@ -204,8 +205,8 @@ def _run(
                 studies.fail(store, best.trial, str(problem))
         store.update_study(record.id, stage="done", seconds=clock.seconds)
         prepared.folder.clear_work()
-    except (Stopped, KeyboardInterrupt):
-        with suppress(StoreUnavailable, optuna.exceptions.StorageInternalError):
+    except (Stopped, KeyboardInterrupt, OSError, *_AWAY):  # whatever it was, no trial's fault
+        with suppress(*_AWAY):
             studies.put_back(optuna_study, store, record.id, died=False)
         raise
     finally:
@@ -331,12 +332,10 @@ def _search(
         effort.rest()
     if clock.total is not None and len(seen) >= size and count < wanted:
         listener.say(f"all {size} candidates of the space have been tried")
-    if clock.total is not None:
-        # what was put back and found no time: ended with the blocks it has, not left running
-        for _ in studies.retries(optuna_study):
-            crew.enter(
-                Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told)
-            )
+    # what was put back and is not wanted any more, for want of time or under a smaller budget:
+    # ended with the blocks it has, not left running
+    while studies.retries(optuna_study):
+        crew.enter(Objective(bench, space, pools, deadline=time.monotonic(), told=listener.told))
 
 
 def _combine(

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from autoprompt.data.readers import Columns, Table
 from autoprompt.data.task import Example, Task
+from autoprompt.learners.whole_folder import parents_of
 from autoprompt.report.leaderboard import Row, first_line, ranked, rows, winner
 from autoprompt.report.pace import pace
-from autoprompt.search.folder import RunError, RunFolder, beside, writing
+from autoprompt.search.folder import RunBusy, RunError, RunFolder, beside, writing
 from autoprompt.search.settings import Settings, from_manifest
 from storage import queries
 from storage.records import StudyRecord
-from storage.store import Store, safe_url
+from storage.store import Store, StoreUnavailable, safe_url
 
 
 @dataclass(frozen=True)
@@ -146,56 +147,65 @@ def export(run: OpenRun, bundle: Path, trial: int | None, *, peft: bool = False)
     if chosen is None:
         raise RunError(f"export {run.folder.path}: no trial is complete yet; run the search first")
     if peft:
-        from autoprompt.learners.adapter import check_adapter, write_adapter
+        from autoprompt.learners.adapter import check_adapter
 
         check_adapter({"method": chosen.method} | dict(chosen.settings), chosen.template or "")
     with writing("BUNDLE", bundle):
-        _export(run, bundle, chosen)
-        if peft:
-            try:
-                write_adapter(bundle)
-            except BaseException:  # the same command must find its folder free
-                shutil.rmtree(bundle, ignore_errors=True)
-                raise
+        _export(run, bundle, chosen, peft)
     return chosen
 
 
-def _export(run: OpenRun, bundle: Path, chosen: Row) -> None:
-    if bundle.is_dir():
-        bundle.rmdir()
-    bundle.parent.mkdir(parents=True, exist_ok=True)
+def _export(run: OpenRun, bundle: Path, chosen: Row, peft: bool) -> None:
+    """All of it is made beside `bundle`, so that what is refused or stopped leaves the name free
+    for the same command."""
+    from autoprompt.learners.adapter import write_adapter
+    from autoprompt.search.final import make_bundle, settle
 
-    from autoprompt.learners.bundle import is_whole, write_metrics
-    from autoprompt.search.final import bundle_metrics, bundle_trial, write_bundle
-
-    if bundle_trial(run.folder.bundle) == chosen.trial and is_whole(run.folder.bundle):
-        temporary = beside(bundle, "new")
-        shutil.rmtree(temporary, ignore_errors=True)
+    fresh = beside(bundle, "new")
+    with parents_of(bundle):
+        shutil.rmtree(fresh, ignore_errors=True)
         try:
-            temporary.mkdir()
-            # copytree's error would not say which file it is
-            for file in sorted(run.folder.bundle.rglob("*")):
-                copy = temporary / file.relative_to(run.folder.bundle)
-                if file.is_dir():
-                    copy.mkdir()
-                else:
-                    shutil.copyfile(file, copy)
-            write_metrics(temporary, bundle_metrics(run.store, run.study, chosen))
-            temporary.rename(bundle)
+            if not _copied(run, chosen, fresh):
+                labelled, columns = run.labelled(), run.manifest["columns"]
+                workshop = run.workshop()
+                make_bundle(
+                    fresh, chosen, run.store, run.study, run.task, labelled, workshop, columns
+                )
+            if peft:
+                write_adapter(fresh)
+            fresh.rename(bundle)
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(fresh, ignore_errors=True)
             raise
-    else:
-        write_bundle(
-            bundle,
-            chosen,
-            run.store,
-            run.study,
-            run.task,
-            run.labelled(),
-            run.workshop(),
-            run.manifest["columns"],
+    with suppress(StoreUnavailable):  # the bundle is whole: nothing reads this but people
+        settle(bundle, chosen.trial, run.store, run.study)
+
+
+def _copied(run: OpenRun, chosen: Row, fresh: Path) -> bool:
+    """Copy the run's own bundle, if it is that trial's; its figures are those of today."""
+    from autoprompt.learners.bundle import is_whole, write_metrics
+    from autoprompt.search.final import bundle_metrics, bundle_trial
+
+    def is_ours(bundle: Path) -> bool:
+        return bundle_trial(bundle) == chosen.trial and is_whole(bundle)
+
+    own = run.folder.bundle
+    if not is_ours(own):
+        return False
+    fresh.mkdir()
+    # copytree's error would not say which file it is
+    for file in sorted(own.rglob("*")):
+        copy = fresh / file.relative_to(own)
+        if file.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(file, copy)
+    if not is_ours(fresh):
+        raise RunBusy(
+            f"RUN {run.folder.path}: a search replaced its bundle meanwhile; run it again"
         )
+    write_metrics(fresh, bundle_metrics(run.store, run.study, chosen))
+    return True
 
 
 def examine(

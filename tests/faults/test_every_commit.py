@@ -59,12 +59,12 @@ def dying(commit: int | None) -> Iterator[list[int]]:
         gc.collect()
 
 
-def search(folder: Path) -> None:
+def search(folder: Path, trials: int = TRIALS) -> None:
     """One call of a search without model and baselines, in a process's order."""
     url = f"sqlite:///{folder / 'study.db'}"
     task = make_task(EXAMPLES)
     space = presets.load("tfidf")
-    config = build_config({"budget": {"trials": TRIALS}, "blocks": {"seeds": 1, "folds": 2}})
+    config = build_config({"budget": {"trials": trials}, "blocks": {"seeds": 1, "folds": 2}})
     with Store.open(url) as store:
         record = store.study("run") or store.create_study(
             name="run",
@@ -145,3 +145,20 @@ def test_ended_before_each_commit_and_continued(first: int, tmp_path: Path) -> N
         search(folder)
         assert stored.items() <= blocks(folder / "study.db").items()
         check(folder / "study.db")
+
+
+def test_a_trial_put_back_is_ended_where_a_smaller_budget_wants_it_no_more(tmp_path: Path) -> None:
+    """It ends with the blocks that it has; else it would be running in the study for ever."""
+    total = commits(tmp_path / "whole")
+    left = 0
+    for commit in range(total // 2, total, STRIDE):
+        folder = tmp_path / str(commit)
+        folder.mkdir()
+        with dying(commit), contextlib.suppress(Killed):
+            search(folder)
+        database = folder / "study.db"
+        left += len(ask(database, "SELECT 1 FROM autoprompt_trial WHERE state = 'running'"))
+        search(folder, trials=1)
+        assert not ask(database, "SELECT 1 FROM autoprompt_trial WHERE state = 'running'")
+        assert not ask(database, "SELECT 1 FROM trials WHERE state = 'RUNNING'")
+    assert left, "no trial was under way"

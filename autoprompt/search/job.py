@@ -23,6 +23,7 @@ from autoprompt.search import study as studies
 from autoprompt.search.baselines import run_baselines
 from autoprompt.search.bench import Bench
 from autoprompt.search.choices import TEMPLATE, WORDS, Asked, Pools, read_asked
+from autoprompt.search.claim import claimed
 from autoprompt.search.clock import Clock
 from autoprompt.search.combine import combine
 from autoprompt.search.confirm import Forecast, confirm
@@ -100,6 +101,7 @@ def search(data: str | Table, options: Options, listener: Listener, clock: Clock
         with (
             studies.database_errors(prepared.url),
             Store.open(prepared.url, create=True) as store,
+            claimed(store, prepared.study_name),
         ):
             return _run(prepared, space, asked, store, listener, clock)
 

@@ -7,6 +7,8 @@ import warnings
 
 import pytest
 
+from autoprompt.search.claim import claimed
+from autoprompt.search.folder import RunBusy
 from storage import queries
 from storage.connection import StoreMissing, StoreUnavailable
 from storage.records import PoolEntry
@@ -101,3 +103,12 @@ def test_one_database_with_optuna(url, make_study):
         assert len(queries.studies(store)) == 1
     rdb.remove_session()
     rdb.engine.dispose()
+
+
+def test_one_process_at_a_time_has_a_study(url):
+    with Store.open(url) as one, Store.open(url) as other:
+        taken = pytest.raises(RunBusy, match="--study run: another process")
+        with claimed(one, "run"), claimed(other, "another"), taken, claimed(other, "run"):
+            pytest.fail("held by two")
+        with claimed(other, "run"):
+            pass

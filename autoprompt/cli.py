@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +39,7 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.
 #: Failures of the disk, not of the command: the same command may succeed later.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 #: A path on the command line that is none.
-_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
 _INTERRUPTED = 130
 _NEGATIVE = re.compile(r"-\d.*=").match  # the words of a label such as -1
 
@@ -374,7 +375,8 @@ def spread_values(arguments: list[str]) -> list[str]:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"autoprompt: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it: the exit code still tells
+        print(f"autoprompt: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code
 
 

@@ -50,11 +50,14 @@ def quiet() -> None:
 
 
 def _progress(clock: Clock) -> Callable[[str], None]:
-    """Says a line on stderr, the clock before it."""
+    """Says a line on stderr, the clock before it; the work goes on where nobody reads it."""
 
     def say(text: str) -> None:
         minutes, seconds = divmod(int(clock.seconds), 60)
-        print(f"{minutes:02d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+        try:
+            print(f"{minutes:02d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
+        except OSError:  # what is said after this must not fail either, whoever says it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     return say
 
@@ -132,7 +135,10 @@ def run_report(path: Path) -> list[str]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     with open_run(path) as run:
-        study = optuna.load_study(study_name=run.study.name, storage=run.url)
+        try:
+            study = optuna.load_study(study_name=run.study.name, storage=run.url)
+        except KeyError:  # stopped before the sampler had a study
+            study = None
         page = write_report(run.store, run.study, path / "report.html", optuna_study=study)
         return [first_line(leaderboard(run)), str(page)]
 
@@ -389,6 +395,7 @@ def model_lines() -> list[str]:
 
 
 def export_model(name: str, directory: Path) -> str:
+    from autoprompt.learners.whole_folder import writing_folder
     from autoprompt.models.builtin import export_builtin
     from autoprompt.plugins import UnknownName
     from autoprompt.search.folder import RunError
@@ -398,5 +405,7 @@ def export_model(name: str, directory: Path) -> str:
     if directory.exists() and any(directory.iterdir()):
         raise RunError(f"DIR {directory}: exists already; name a new folder")
     quiet()
-    export_builtin(directory)
+    # resolved: a link, or the folder one is in, has no other name beside it
+    with writing("DIR", directory), writing_folder(directory.resolve()) as partial:
+        export_builtin(partial)
     return str(directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -166,8 +167,8 @@ def write_rows(path: str | Path, examples: Sequence[Example]) -> None:
     """Keep rows for later verbs: JSONL that only the owner may read, complete or not there."""
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii", newline="\n") as file:
             os.fchmod(file.fileno(), 0o600)
             for example in examples:
@@ -182,7 +183,8 @@ def write_rows(path: str | Path, examples: Sequence[Example]) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # must not hide why it ends
+            partial.unlink()
         raise
 
 

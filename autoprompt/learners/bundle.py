@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -129,21 +128,14 @@ def save_bundle(
     directory = Path(directory)
     if directory.exists():
         raise BundleError(f"bundle: {directory} exists already; choose another name or remove it")
-    try:
-        with writing_folder(directory) as partial:
-            described = _describe(learner, candidate, task, partial, workshop)
-            _write_toml(partial / PROMPT, described)
-            _write_json(partial / METRICS, metrics)
-            _write_json(partial / PROVENANCE, provenance)
-            text = card.render_card(described, metrics, provenance)
-            (partial / CARD).write_text(text, encoding="utf-8")
-            _prove(learner, partial, workshop)
-    except BaseException as error:
-        # safetensors tells the system's error number in words alone
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if type(error).__name__ == "SafetensorError" and number:
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
-        raise
+    with writing_folder(directory) as partial:
+        described = _describe(learner, candidate, task, partial, workshop)
+        _write_toml(partial / PROMPT, described)
+        _write_json(partial / METRICS, metrics)
+        _write_json(partial / PROVENANCE, provenance)
+        text = card.render_card(described, metrics, provenance)
+        (partial / CARD).write_text(text, encoding="utf-8")
+        _prove(learner, partial, workshop)
 
 
 def load_bundle(directory: str | Path, device: str = "auto") -> Predictor:

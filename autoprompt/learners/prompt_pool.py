@@ -159,7 +159,9 @@ def save_pool(
 
 
 def copy_pool(pool: PromptPool, folder: Path) -> None:
-    """Write its two files to `folder`, the description last."""
+    """Write its two files to `folder`, the description last; it may lie there already."""
+    if folder.exists() and folder.samefile(pool.folder):
+        return
     folder.mkdir(exist_ok=True)
     for name in (TENSORS, DESCRIPTION):
         shutil.copyfile(pool.folder / name, folder / name)

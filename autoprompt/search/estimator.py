@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from autoprompt.config import read_overrides
@@ -210,7 +211,12 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         from autoprompt.search.opened import open_run
 
         with open_run(self.run_) as run:
-            return optuna.load_study(study_name=run.study.name, storage=run.url)
+            try:
+                return optuna.load_study(study_name=run.study.name, storage=run.url)
+            except KeyError:
+                raise NotFittedError(
+                    f"RUN {self.run_}: its search was stopped before the first trial; fit it again"
+                ) from None
 
     @study.setter
     def study(self, name: str | None) -> None:
@@ -218,7 +224,8 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's parameters."""
-        return super().get_params(deep=deep) | {"study": self._study_name}
+        names = [name for name in self._get_param_names() if name != "study"]
+        return {name: getattr(self, name) for name in names} | {"study": self._study_name}
 
     def _rows(self) -> list[Any]:
         from autoprompt.search.opened import leaderboard, open_run

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprompt.data.readers import read_rows, write_rows
 from autoprompt.data.task import DataError, Example, digest
 from autoprompt.learners.prompt_pool import PoolError, PromptPool, copy_pool, open_pool
 from autoprompt.learners.whole_folder import parents_of
+
+if TYPE_CHECKING:
+    import filelock
 
 DATABASE = "study.db"
 _LOCK, _MANIFEST, _ROWS, _UNLABELED = ".lock", "run.toml", "labelled.jsonl", "unlabeled.jsonl"
@@ -24,6 +27,8 @@ _OWN = (
     *(f"{DATABASE}{tail}" for tail in ("", "-wal", "-shm", "-journal")),
     *(_ROWS, _UNLABELED, "run.tmp", _LOCK),
 )
+#: Seconds to wait for the lock: `status` takes it for an instant.
+_MOMENT = 1.0
 
 
 class RunError(ValueError):
@@ -40,7 +45,8 @@ class RunBusy(RuntimeError):
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-_MISNAMED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY}
+_MISNAMED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR} | _TAKEN
 
 
 @contextmanager
@@ -61,7 +67,8 @@ def writing(field: str, path: Path) -> Iterator[None]:
             raise RunBusy(f"{place}; free some space and run it again") from error
         if error.errno in _CLOSED:
             raise RunBusy(f"{place}; make it writable, or name another") from error
-        raise RunError(f"{place}; name a place in a folder that exists") from error
+        fix = "another" if error.errno in _TAKEN else "a place in a folder that exists"
+        raise RunError(f"{place}; name {fix}") from error
 
 
 def beside(path: Path, what: str) -> Path:
@@ -131,26 +138,32 @@ class RunFolder:
         """
         import filelock
 
+        lock = filelock.FileLock(self.path / _LOCK, timeout=_MOMENT)
         with writing("--out", self.path), parents_of(self.path):
             fresh = not self.path.exists()
+            before = set(os.listdir(self.path)) if self.path.is_dir() else set()
             try:
-                self.path.mkdir(exist_ok=True)
-                before = {file.name for file in self.path.iterdir()}
-                lock = filelock.FileLock(self.path / _LOCK, timeout=0)
-                lock.acquire()
-            except filelock.Timeout as error:
-                raise RunBusy(
-                    f"--out {self.path}: in use by another process; wait for it, or name another "
-                    "folder"
-                ) from error
-            except (FileExistsError, NotADirectoryError) as error:
-                raise RunError(f"--out {self.path}: is a file; name a folder") from error
-            try:
+                self._take(lock)
                 yield
             finally:
                 if not self.exists:
-                    self._sweep(before, fresh)
-                lock.release()
+                    self._sweep(lock, before, fresh)
+                lock.release(force=True)
+
+    def _take(self, lock: filelock.BaseFileLock) -> None:
+        """Make the folder and lock it; rows that a killed process was writing go."""
+        import filelock
+
+        try:
+            self.path.mkdir(exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise RunBusy(
+                f"--out {self.path}: in use by another process; wait for it, or name another folder"
+            ) from error
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunError(f"--out {self.path}: is a file; name a folder") from error
+        self._drop_partials()
 
     @property
     def in_use(self) -> bool:
@@ -167,15 +180,24 @@ class RunFolder:
         except OSError:  # not ours to write: whoever works on it is not known
             return False
 
-    def _sweep(self, before: set[str], fresh: bool) -> None:
-        """Remove what was not there before, and the folder if it was not."""
+    def _drop_partials(self) -> None:
+        for name in (_ROWS, _UNLABELED):
+            for left in self.path.glob(f"{name}.*.partial"):
+                left.unlink(missing_ok=True)
+
+    def _sweep(self, lock: filelock.BaseFileLock, before: set[str], fresh: bool) -> None:
+        """Remove what was not there before, and the folder if it was not. Nothing of a process that
+        has the lock."""
         with suppress(OSError):  # must not hide why it ends
+            lock.acquire(timeout=0)  # a stop may have come before it was ours
+            self._drop_partials()
             if self.pool.name not in before:
                 shutil.rmtree(self.pool, ignore_errors=True)
             for name in _OWN:
                 if name not in before:
                     (self.path / name).unlink(missing_ok=True)
-            if fresh:
+        if fresh:
+            with suppress(OSError):  # it holds something
                 self.path.rmdir()
 
     def write(

@@ -95,23 +95,40 @@ class Lanes:
         return iter(self._lanes)
 
     def __enter__(self) -> Lanes:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self._dismiss()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for lane in self._lanes:
-            lane.waiting.put(None)
-        patience = time.monotonic() + PATIENCE
+        try:
+            for lane in self._lanes:
+                lane.waiting.put(None)
+            patience = time.monotonic() + PATIENCE
+            while (busy := self._busy()) and time.monotonic() < patience:  # idle ones have ended
+                for thread in busy:
+                    halt(thread)
+        except BaseException:  # one more Ctrl-C: they are not waited for
+            self._dismiss()
+            raise
+        for thread in busy:
+            log.warning("%s: still computing %g s after its search ended", thread.name, PATIENCE)
+
+    def _busy(self) -> list[Thread]:
+        """The lanes that still compute in a moment."""
+        moment = time.monotonic() + GRACE
         for thread in self._threads:
-            thread.join(GRACE)  # an idle one ends by itself
-            while thread.is_alive() and time.monotonic() < patience:
-                halt(thread)
-                thread.join(GRACE)
-            if thread.is_alive():
-                log.warning(
-                    "%s: still computing %g s after its search ended", thread.name, PATIENCE
-                )
+            thread.join(max(0.0, moment - time.monotonic()))
+        return [thread for thread in self._threads if thread.is_alive()]
+
+    def _dismiss(self) -> None:
+        """Tell all lanes to end, those that have not begun their first work too."""
+        for lane, thread in zip(self._lanes, self._threads, strict=True):
+            lane.waiting.put(None)
+            halt(thread)
 
     def wait(self) -> Work:
         """The next work that ends."""

@@ -415,6 +415,21 @@ def test_kept_rows_are_private_and_whole(tmp_path: Path) -> None:
         read_rows(tmp_path / "none.jsonl")
 
 
+def test_a_stop_at_the_first_moment_leaves_no_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def opened(*given: Any) -> int:
+        os.close(real(*given))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(tmp_path / "rows.jsonl", [Example("secret")])
+    assert os.listdir(tmp_path) == []
+
+
 def shared_data() -> Path:
     root = os.environ.get("AUTOPROMPT_SHARED")
     return (Path(root) if root else Path(__file__).resolve().parents[3] / "shared") / "data"

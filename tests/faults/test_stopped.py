@@ -1,4 +1,5 @@
-"""Exit codes 130 (Ctrl-C) and 143 (SIGTERM): at once, in one line, and the same command goes on."""
+"""Exit codes 130 (Ctrl-C), 143 (SIGTERM) and 129 (SIGHUP): at once, in one line, and the same
+command goes on."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from launched import (
     wait_until,
 )
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 #: A line of progress, and what is sent right after it. One run goes through all of them.
 MOMENTS = (
     ("starting", signal.SIGINT),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from types import FrameType
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoprompt.learners import whole_folder
-from autoprompt.learners.whole_folder import writing_folder
+from autoprompt.learners.whole_folder import FolderBusy, writing_folder
 
 
 def write(folder: Path, stop_at: int) -> bool:
@@ -54,3 +55,50 @@ def test_a_stop_between_any_two_lines_leaves_all_or_nothing(tmp_path: Path) -> N
         pytest.fail("a stop before every line, and it never came to an end")
     assert stop_at > 8
     assert False in outcomes
+
+
+def test_two_at_once_do_not_take_each_others_files(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "folder") as partial:
+        (partial / "one").write_text("1")
+        with (
+            pytest.raises(FolderBusy, match="another process"),
+            writing_folder(tmp_path / "folder"),
+        ):
+            pytest.fail("both write it")
+        assert (partial / "one").read_text() == "1"
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "one"]
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    left = tmp_path / ".folder.partial"
+    (left / "peft").mkdir(parents=True)
+    (left / "peft" / "half").write_text("1")
+    (left / "half").write_text("1")
+    with writing_folder(tmp_path / "folder") as partial:
+        assert list(partial.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_name_that_was_taken_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with pytest.raises(FileExistsError, match="exists already"), writing_folder(folder) as partial:
+        (partial / "mine").write_text("1")
+        folder.mkdir()
+        (folder / "theirs").write_text("1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "theirs"]
+
+
+class SafetensorError(Exception):
+    """As the library's, which tells the number in words."""
+
+
+@pytest.mark.parametrize("kind", [SafetensorError, Exception])
+def test_a_full_disk_as_rust_tells_it(kind: type[Exception], tmp_path: Path) -> None:
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OSError, match="No space left") as caught, writing_folder(tmp_path / "new"):
+        raise kind(said)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "new")
+    with pytest.raises(ValueError, match="os error 28"), writing_folder(tmp_path / "new"):
+        raise ValueError(said)  # somebody's own words
+    assert list(tmp_path.iterdir()) == []

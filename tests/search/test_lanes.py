@@ -211,6 +211,43 @@ def test_leaving_ends_blocks_in_their_midst(bench: Bench) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
+def test_one_more_interrupt_leaves_no_lane_at_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = Lanes(bench, 2, 1)
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), lanes:
+        for lane in lanes:
+            next(lane.steps(tuned(1_000_000), bench.block(SEARCH, 0)))
+        monkeypatch.setattr(lanes._threads[0], "join", interrupted)
+    until_ended(lanes)
+
+
+def test_an_interrupt_while_they_begin_leaves_no_lane_at_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = Lanes(bench, 2, 1)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lanes._threads[1], "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), lanes:
+        pytest.fail("it was stopped before")
+    until_ended(lanes)
+
+
+def until_ended(lanes: Lanes) -> None:
+    until = time.monotonic() + lanes_file.PATIENCE
+    while any(thread.is_alive() for thread in lanes._threads):
+        assert time.monotonic() < until, "nobody told it to end"
+        time.sleep(0.05)
+
+
 def test_every_lane_computes_with_its_threads(bench: Bench) -> None:
 
     before, seen = torch.get_num_threads(), []

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import toy
 
+from autoprompt.search.stop import Stopped
+from storage.store import Store
+
 POOLS = ('space.template=["{text} it was {mask} ."]', 'space.words=["bad=dull; good=brave"]')
 QUICK = ("confirm.blocks=0", "final.train=false")
 OWN = ("--template", "{text} it was {mask} .")
@@ -84,6 +87,24 @@ def test_a_search_begins_with_the_pool_and_needs_it_no_more(
     last = max(row["trial"] for row in dynamic(run))
     assert toy.command("export", run, bundle, "--trial", last).code == 0
     assert toy.command("predict", bundle, new_data, "--device", "cpu").code == 0
+
+
+def test_a_run_that_was_stopped_as_it_began_goes_on_with_its_own_copy(
+    pool: Path, new_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between run.toml and the frozen study; what it goes on with is then not copied again."""
+
+    def stops(*_: object) -> None:
+        raise Stopped(130)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(Store, "freeze_pool", stops)
+    assert begin(new_data, run, pool, "--trials", 1, *QUICK).code == 130
+    monkeypatch.undo()
+    assert (run / "run.toml").exists()
+    said = toy.command("search", new_data, "--out", run)
+    assert said.code == 0, said.err
+    assert len(dynamic(run)) == 1
 
 
 def test_beside_other_presets_only_dynamic_prompts_begin_with_it(

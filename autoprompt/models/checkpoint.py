@@ -80,7 +80,12 @@ def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
         source, local = name, _is_cached(name, revision)
         if not local:
             _check_connection(name)
-    return source, {"revision": revision or "main", "local_files_only": local}
+    # said outright: where it is not, transformers asks on the terminal and a "y" in stdin runs it
+    return source, {
+        "revision": revision or "main",
+        "local_files_only": local,
+        "trust_remote_code": False,
+    }
 
 
 def _read_config(name: str, source: str, options: dict[str, Any]) -> Any:
@@ -227,6 +232,11 @@ def _check_connection(name: str) -> None:
 
 
 def _not_loaded(name: str, error: BaseException) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"model: {name!r} needs program code from its own files, which is never run here; use "
+            "a model of a family that transformers knows"
+        )
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return (
         f"model: {name!r} cannot be loaded ({first.strip().rstrip('.:')}); check its name and files"

@@ -109,8 +109,11 @@ def load_sentence_encoder(path: Path, *, device: str = "cpu") -> SentenceEncoder
             use_safetensors=True,
             add_pooling_layer=False,
             local_files_only=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
     length = int(limits.get("max_seq_length") or tokenizer.model_max_length)
     return _of_package(model, tokenizer, length, resolve_device(device))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,34 @@ def test_weights_that_are_no_numbers_are_told_as_such(
     model.get_input_embeddings().weight.data.fill_(float("nan"))
     model.save_pretrained(broken)
     assert "weights hold some that are not finite" in refused(broken)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_is_never_run(
+    file: str,
+    tiny_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nor is anybody asked whether it may: a pipe that says "y" would be taken for an answer."""
+    folder = copy(tiny_checkpoint("bert"), tmp_path / "model")
+    described = json.loads((folder / file).read_text())
+    if file == "config.json":
+        described |= {"model_type": "unknown", "auto_map": {"AutoConfig": "own.Own"}}
+    else:
+        described |= {
+            "tokenizer_class": "Own",
+            "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]},
+        }
+    (folder / file).write_text(json.dumps(described))
+    marker = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    if file == "config.json":
+        assert "needs program code from its own files, which is never run" in refused(folder)
+    else:
+        with suppress(ModelError):  # a usual tokenizer may do
+            load_masked(str(folder), device="cpu", precision="fp32")
+    assert not marker.exists()
+    assert capsys.readouterr().out == ""

@@ -135,7 +135,8 @@ def _read_folder_or_hub(name: str, revision: str | None, kind: str) -> tuple[Any
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(_not_loaded(name, error)) from error
-    if folder.is_dir() and not any(folder.glob("*token*")) and not any(folder.glob("vocab.*")):
+    named = ("*token*", "vocab.*", "*.model")  # the last: sentencepiece's
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in named):
         # some classes make up an empty tokenizer where there is none
         raise ModelError(
             f"model: {name!r} cannot be loaded (no tokenizer there); check its name and files"

@@ -201,3 +201,29 @@ def test_code_that_comes_with_a_model_is_never_run(
             load_masked(str(folder), device="cpu", precision="fp32")
     assert not marker.exists()
     assert capsys.readouterr().out == ""
+
+
+def test_a_sentencepiece_file_alone_is_a_tokenizer(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As in the repositories of T5, mT5 and DeBERTa, which have no tokenizer.json."""
+    import sentencepiece
+
+    folder = copy(tiny_checkpoint("t5"), tmp_path / "model")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    texts = ("a great film", "a dull story", "the actor was brave", "it was terrible")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts * 40),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=26,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    _, tokenizer, _ = read_checkpoint(str(folder), kind="seq2seq")
+    assert tokenizer.decode(tokenizer("it was great").input_ids[:-1]) == "it was great"
+    assert "<extra_id_0>" in tokenizer.get_vocab()

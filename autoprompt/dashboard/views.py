@@ -9,12 +9,11 @@ from collections.abc import Sequence
 
 from autoprompt.report import leaderboard, prompt
 from autoprompt.report.leaderboard import Row
+from autoprompt.text.markdown import escape, fenced
 
 #: Rows of the study's note; the report has them all.
 TOP = 10
 
-# Every character Markdown may read as something else than itself.
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&$:/])")
 # A link definition renders as nothing. It says that the text above is ours, word for word.
 _SIGNED = re.compile(r"\n\n\[//\]: # \(autoprompt ([0-9a-f]{12})\)\n?\Z")
 
@@ -62,18 +61,6 @@ def study_note(ranked_rows: Sequence[Row]) -> str:
         " from the charts here; the report has both.",
     ]
     return signed("\n".join(lines))
-
-
-def escape(text: str) -> str:
-    """Text that Markdown shows letter by letter, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
-
-
-def fenced(text: str) -> list[str]:
-    """A code block whose fence is longer than any run of backticks inside."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [f"{fence}text", text, fence]
 
 
 def signed(body: str) -> str:

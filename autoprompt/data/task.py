@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 _NOT_A_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 _SIGNS = ("Mn", "Mc")
+_LONGEST_LABEL = 200  # longer ones are texts of a column that was taken for the labels
 _DRAWN_AS = "\ufe0e\ufe0f"  # as text, as a picture
 
 
@@ -78,6 +79,11 @@ def make_task(examples: Sequence[Example]) -> Task:
             raise DataError(
                 f"text_b: {'missing' if pair else 'present'}{_at(example)}, unlike in the first "
                 "row; give every row a second text, or none"
+            )
+        if len(example.label) > _LONGEST_LABEL:
+            raise DataError(
+                f"label: {shown(example.label)}{_at(example)} has {len(example.label)} characters, "
+                f"more than {_LONGEST_LABEL}; name the column of the labels, or shorten it"
             )
         counts[example.label] += 1
     labels = tuple(sorted(counts))

@@ -7,6 +7,7 @@ from typing import Any
 
 from autoprompt.data.metrics import few_blocks
 from autoprompt.report.prompt import demonstrations_line
+from autoprompt.text.markdown import escape, fenced
 from autoprompt.text.template import parse, render_for_people
 
 FIGURES = ("accuracy", "macro_f1", "mcc")
@@ -67,14 +68,14 @@ def _prompt(described: Mapping[str, Any]) -> str:
         )
         note = f"{learned} {note}".strip()
     return (
-        f"## Prompt\n\n```\n{prompt['template']}\n```\n\nA text becomes\n\n```\n{shown}\n```\n\n"
+        f"## Prompt\n\n{_block(prompt['template'])}\n\nA text becomes\n\n{_block(shown)}\n\n"
         f"{words}" + (f"\n\n{note}" if note else "")
     )
 
 
 def _words(prompt: Mapping[str, Any]) -> str:
     lines = "\n".join(
-        f"| {_plain(entry['label'])} | {', '.join(_plain(word) for word in entry['words'])} |"
+        f"| {escape(entry['label'])} | {', '.join(map(escape, entry['words']))} |"
         for entry in prompt["words"]
     )
     return f"| label | words |\n| --- | --- |\n{lines}"
@@ -91,7 +92,7 @@ def _patterns(prompt: Mapping[str, Any], learned: Mapping[str, Any]) -> str:
         "## Patterns\n\nThe classifier reads a text as it is. It was taught by language models "
         "that were tuned with these patterns and labelled texts without labels; the share of the "
         "labelled rows that each had right before training is what weighs them where `reduction` "
-        f"is `wmean`.\n\n```\n{shown}\n```\n\n{_words(prompt)}"
+        f"is `wmean`.\n\n{_block(shown)}\n\n{_words(prompt)}"
     )
 
 
@@ -130,12 +131,16 @@ def _members(described: Mapping[str, Any]) -> str:
     )
 
 
+def _block(text: str) -> str:
+    return "\n".join(fenced(text))
+
+
 def _code(text: str) -> str:
     return f"`{_plain(text)}`" if text else ""
 
 
 def _pairs(entries: Sequence[Mapping[str, Any]]) -> str:
-    pairs = (f"{_plain(one['label'])} = {', '.join(map(_plain, one['words']))}" for one in entries)
+    pairs = (f"{escape(one['label'])} = {', '.join(map(escape, one['words']))}" for one in entries)
     return "; ".join(pairs)
 
 
@@ -204,5 +209,5 @@ def _limits(described: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A user's name on one line of Markdown."""
+    """A user's name on one line inside a span of code."""
     return " ".join(str(text).split()).replace("|", "\\|").replace("`", "'")

@@ -6,7 +6,6 @@ Optuna's tables are the sampler's memory; they are touched through Optuna's API 
 from __future__ import annotations
 
 import logging
-import socket
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,12 +172,13 @@ def options(space: Space, name: str) -> tuple[Any, ...]:
 
 
 def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bool = True) -> int:
-    """Fail every RUNNING trial of this host and enqueue its parameters again; return how many.
+    """Fail every RUNNING trial and enqueue its parameters again; return how many.
 
-    The caller holds the run's lock, so no live process of this host owns them. The retry carries
-    the row of ours (`trial_id`): it continues it, reuses its blocks and counts once. A trial whose
-    row was already finished lost only Optuna's copy of the value: that is told now. A row left
-    running by a trial that Optuna could still fail (the database was away for ours) comes back too.
+    The caller holds the study, so no live process owns them, on whatever host they began. The retry
+    carries the row of ours (`trial_id`): it continues it, reuses its blocks and counts once. A
+    trial whose row was already finished lost only Optuna's copy of the value: that is told now. A
+    row left running by a trial that Optuna could still fail (the database was away for ours) comes
+    back too.
     Every step may be the last one of this process: doing it all again changes nothing.
 
     died: whether its process died under the trial, which it is not given many chances to do.
@@ -214,9 +214,6 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
             continue
         # a retry that had not taken its row over yet knows it by id alone
         row = by_number.get(trial.number) or by_id.get(trial.user_attrs.get("trial_id", -1))
-        if row is not None and row.versions.get("host", _host()) != _host():
-            carried.add(row.id)
-            continue
         if row is not None and row.state != "running":
             _tell(study, trial.number, row.state, _value(row, store, study_id))
             continue
@@ -231,8 +228,7 @@ def put_back(study: optuna.study.Study, store: Store, study_id: int, *, died: bo
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     for row in rows:
-        left = row.state == "running" and row.id not in carried
-        if not left or row.versions.get("host", _host()) != _host():
+        if row.state != "running" or row.id in carried:
             continue
         known = everything.get(-1 if row.optuna_number is None else row.optuna_number)
         if known is None:
@@ -272,10 +268,6 @@ def _tell(study: optuna.study.Study, number: int, state: str, value: float | Non
         study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def _host() -> str:
-    return socket.gethostname()
-
-
 def resolve(candidate: Candidate, pools: Pools) -> Candidate:
     """Short ids replaced by the texts they stand for: what learners take and digests cover.
 
@@ -313,7 +305,6 @@ def versions(workshop: Any) -> dict[str, Any]:
     }
     return found | {
         "python": platform.python_version(),
-        "host": _host(),
         "device": str(workshop.device),
         "precision": workshop.precision,
     }

@@ -10,6 +10,7 @@ from realistic_study import TEMPLATES, WORDS, add_trial, build, create
 
 from autoprompt.dashboard import views
 from autoprompt.report import leaderboard
+from autoprompt.text.markdown import escape
 from storage import queries
 from storage.store import Store
 
@@ -54,7 +55,7 @@ def test_every_row_has_a_note(rows):
 @given(st.text(max_size=60))
 def test_escaped_text_is_shown_letter_by_letter(text):
     shown = " ".join(text.split())
-    (inline,) = MarkdownIt("commonmark").parseInline(views.escape(text))
+    (inline,) = MarkdownIt("commonmark").parseInline(escape(text))
     assert inline.children is not None
     assert "".join(one.content for one in inline.children) == shown.replace("\x00", "�")
 

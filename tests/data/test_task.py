@@ -27,6 +27,10 @@ def test_labels_are_sorted_names() -> None:
         ([], "no rows"),
         (rows("a", "a"), "one class 'a'"),
         (rows("a", "a", "b"), r"class 'b' has one row \(line 4\)"),
+        (
+            rows("a", "a", "b" * 201, "b" * 201),
+            r"\(line 4\) has 201 characters, more than 200; name",
+        ),
         ([*rows("a", "a"), Example("x", None, None, 7)], r"missing \(line 7\)"),
         ([*rows("a", "a"), Example("x", "y", "b", 9)], r"text_b: present \(line 9\)"),
     ],

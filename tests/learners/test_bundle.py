@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from autoprompt.learners.bundle import (
     save_bundle,
     write_metrics,
 )
+from autoprompt.learners.card import render_card
 from autoprompt.learners.members import ensemble_of
 from autoprompt.learners.workshop import Workshop
 from autoprompt.prompts.base import PromptError
@@ -353,3 +355,21 @@ def test_the_card_tells_figures_that_flatter(workshop: Workshop, tmp_path: Path)
     assert "likely too high. It was given up" in card
     assert "24 rows. 20 of these are among the labelled rows; without them accuracy 0.500" in card
     assert "5 of these are among the labelled rows; so this is no test. The search had been" in card
+
+
+def test_people_s_words_on_the_card_are_no_markup() -> None:
+    hostile = "<img src=https://evil.example/x.png> [a](b)"
+    described = {
+        "task": {"kind": "single", "labels": [hostile, "b"]},
+        "settings": {"method": "zero_shot", "trainable": "none"},
+        "prompt": {
+            "template": "{text} ```\n<b> {mask}",
+            "words": [{"label": hostile, "words": [hostile]}, {"label": "b", "words": ["b"]}],
+        },
+    }
+    card = render_card(described, {}, {})
+    inside = False
+    for line in card.splitlines():
+        inside ^= line.startswith("```")
+        bare = re.sub(r"`[^`]*`", "", line)
+        assert inside or not re.search(r"(?<!\\)[<\[]", bare), line

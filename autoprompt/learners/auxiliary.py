@@ -15,7 +15,7 @@ from torch.nn import functional
 from autoprompt.data.task import Example
 from autoprompt.learners.training import Settings, batches
 from autoprompt.models.backbone import Backbone
-from autoprompt.models.inputs import Encoded
+from autoprompt.models.inputs import Encoded, ModelInputs
 from autoprompt.text.template import Piece
 
 #: Of the tokens so many are to be told; of these so many are masked, and so many are another word.
@@ -63,10 +63,14 @@ def corrupt(
 
 
 def masked_loss(
-    backbone: Backbone, rows: Sequence[Encoded], settings: Settings, seed: int
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    settings: Settings,
+    seed: int,
+    insert: Callable[[ModelInputs], ModelInputs] = lambda inputs: inputs,
 ) -> Callable[[], torch.Tensor]:
     """At each call the mean cross-entropy of the hidden tokens in the next batch of `rows`; after
-    the last the rows begin anew in another order."""
+    the last the rows begin anew in another order. insert: puts a learned prompt into a batch."""
     tokenizer = backbone.tokenizer
     special = frozenset(tokenizer.all_special_ids)
     words = min(len(tokenizer), backbone.vocabulary_size)
@@ -87,7 +91,7 @@ def masked_loss(
             [(*told, *(NOTHING,) * (most - len(told))) for _, told in drawn],
             device=backbone.device,
         )
-        states = backbone.answer_states(backbone.batch(padded))  # [B, M, E]
+        states = backbone.answer_states(insert(backbone.batch(padded)))  # [B, M, E]
         asked = targets != NOTHING
         if not bool(asked.any()):
             return states.sum() * 0.0

@@ -189,7 +189,8 @@ class Prompted:
         self._prompt = prompt
         trainable = Trainable((), ())
         if self._tuned:
-            used = {token for encoded in rows.values() for row in encoded for token in row.ids}
+            every = [row for encoded in rows.values() for row in encoded]
+            used = {token for row in every for token in (*row.ids, *row.decoder)}
             if self._auxiliary is not None:  # any word may stand in for a hidden one
                 used = set(range(backbone.vocabulary_size))
             trainable = backbone.weights.start(
@@ -312,7 +313,7 @@ class Prompted:
                 "--unlabeled, or set 0"
             )
         rows = self._rows(texts)[min(self._answers.lengths)]
-        masked = masked_loss(self._workshop.backbone, rows, settings, seed)
+        masked = masked_loss(self._workshop.backbone, rows, settings, seed, self._inserted)
         each = sum(len(row.ids) for row in rows) / len(rows)
 
         def both(chosen: list[int]) -> torch.Tensor:

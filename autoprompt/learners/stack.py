@@ -168,22 +168,29 @@ class Stack:
             return Activations(0.0, 0.0, 0.0)
 
     def _pass(self, group: list[_Turn], do: Callable[[list[_Turn]], None]) -> None:
-        """`do` the group, in halves where the device has no memory for it."""
+        """`do` the group; in halves where the device has no memory for it, one by one where
+        something else broke, which is one's trouble and not its neighbours'."""
         try:
             do(group)
-        except torch.OutOfMemoryError as error:
-            if len(group) == 1:
-                group[0].ride.error = error
-                return
+            return
+        except Exception as problem:
+            # without its frames, which hold all that the pass had computed
+            error = problem.with_traceback(None)
+        if len(group) == 1:
+            group[0].ride.error = error
+            return
+        size = 1
+        if isinstance(error, torch.OutOfMemoryError):
+            size = (len(group) + 1) // 2
             self.most_tokens = max(1, self.most_tokens // 2)
             if self.most_bytes is not None:
                 self.most_bytes /= 2
-            for turn in group:
-                if isinstance(turn.ride, Ride):
-                    turn.ride.descent.open()
-            half = len(group) // 2
-            self._pass(group[:half], do)
-            self._pass(group[half:], do)
+        del error
+        for turn in group:
+            if isinstance(turn.ride, Ride):
+                turn.ride.descent.open()
+        for start in range(0, len(group), size):
+            self._pass(group[start : start + size], do)
 
     def _states(self, group: Sequence[_Turn]) -> list[torch.Tensor]:
         """States [B, M, E] of all batches of turns of one kind."""
@@ -207,11 +214,12 @@ class Stack:
         able = [
             turn for turn, value in zip(group, values, strict=True) if self._passes(turn, value)
         ]
+        heads = [turn.ride.descent.gradients() for turn in able if isinstance(turn.ride, Ride)]
         try:  # in one go: to enter the way back costs more than most of these ways
             _back([step for turn in able for step in turn.given], keep=True)
         except Exception:  # of one of them: the others go their ways alone
-            for turn in able:
-                self._for_itself(turn)
+            for turn, given in zip(able, heads, strict=True):
+                self._for_itself(turn, given)
         for turn in able:
             if isinstance(turn.ride, Ride) and turn.ride.error is None:
                 try:
@@ -229,11 +237,13 @@ class Stack:
                 turn.ride.error = error
         return turn.ride.error is None
 
-    def _for_itself(self, turn: _Turn) -> None:
-        """The way back of a turn whose neighbour broke."""
+    def _for_itself(self, turn: _Turn, heads: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """The way back of a turn whose neighbour broke. heads: what has its gradient already."""
         try:
             assert isinstance(turn.ride, Ride)
             turn.ride.descent.open()
+            for tensor, gradient in heads:
+                tensor.grad = gradient
             _back(turn.given)
         except Exception as error:
             turn.ride.error = error

@@ -74,6 +74,10 @@ class Descent:
         """Forget the gradients of the step before."""
         self._optimiser.zero_grad(set_to_none=True)
 
+    def gradients(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The tensors that have a gradient by now, and it."""
+        return [(one, one.grad) for one in self._tensors if one.grad is not None]
+
     def check_time(self, deadline: float | None) -> None:
         """`TimeoutError` past the deadline, before a step."""
         if deadline is not None and time.monotonic() > deadline:
@@ -105,7 +109,7 @@ class Descent:
         left = (settings.steps - self.step) / settings.steps
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * left
-        given = [tensor.grad for tensor in self._tensors if tensor.grad is not None]
+        given = [gradient for _, gradient in self.gradients()]
         norm = torch.nn.utils.get_total_norm(given)
         # The fused step divides by this: clipping without a further pass over the gradient.
         scale = ((norm + 1e-6) / CLIP).clamp_min(1.0)

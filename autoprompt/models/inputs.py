@@ -295,7 +295,8 @@ class PromptEncoder:
         self.max_length = max_length
         self.opening = len(self._special.single[0][0])  # tokens of the frame before a text
         self._tokenise: Callable[[Piece], tuple[int, ...]] = lru_cache(CACHED_PIECES)(
-            lambda piece: tokenize_piece(tokenizer, piece)
+            # no more of a document than is ever read
+            lambda piece: tokenize_piece(tokenizer, piece)[:max_length]
         )
 
     def encode(

@@ -67,6 +67,8 @@ class Resident:
                 f"place autoprompt does not know; {advice}"
             )
         self._model = model.eval().requires_grad_(False).to(self.device, torch.float32)
+        if head.bias is not None:  # a buffer's view stays behind where a parameter moves along
+            head = head._replace(bias=head.bias.to(self.device, torch.float32))
         self._trunk = model.get_encoder() if decodes else model.base_model
         self._decoder = model.get_decoder() if decodes else None
         self._attentions = prefix.attentions(model)

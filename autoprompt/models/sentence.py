@@ -24,24 +24,29 @@ class SentenceEncoder:
     """Mean of the last hidden states, normalised (Reimers and Gurevych 2019), fp32.
 
     states: from texts to hidden states [B, T, d] and which of them count [B, T]; texts come sorted
-    by `length`, ROWS at a time. reads: whether it knows the language of some texts. One thread at a
-    time embeds.
+    by `length`, ROWS at a time. knows: whether it has words for some texts. One thread at a time
+    uses the tokenizer.
     """
 
     def __init__(
         self,
         lay: Callable[[list[str]], list[tuple[int, Any]]],
         states: Callable[[list[Any]], tuple[torch.Tensor, torch.Tensor]],
-        reads: Callable[[Sequence[str]], bool] = lambda _: True,
+        knows: Callable[[Sequence[str]], bool] = lambda _: True,
     ) -> None:
-        self._lay, self._states, self.reads = lay, states, reads
+        self._lay, self._states, self._knows = lay, states, knows
         self._vectors: dict[str, numpy.ndarray] = {}
         self.tokens = 0  # read so far
-        self._embedding = Lock()
+        self._tokenizing = Lock()
+
+    def reads(self, texts: Sequence[str]) -> bool:
+        """Whether it knows the language of these texts."""
+        with self._tokenizing:
+            return self._knows(texts)
 
     def embed(self, texts: Sequence[str]) -> numpy.ndarray:
         """Unit vectors [N, d], float32; a text met before costs nothing."""
-        with self._embedding:  # a tokenizer has one set of settings
+        with self._tokenizing:  # a tokenizer has one set of settings
             return self._embed(texts)
 
     def _embed(self, texts: Sequence[str]) -> numpy.ndarray:

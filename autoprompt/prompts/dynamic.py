@@ -129,6 +129,8 @@ class Network(nn.Module):
 class Chooser:
     """A finished dynamic prompt: every text gets its likeliest layout."""
 
+    _keeps = False  # states of texts: it hardly meets one twice
+
     def __init__(self, settings: Dynamic, network: Network) -> None:
         self._settings, self._network = settings, network
         self._noise = torch.Generator().manual_seed(0)  # of faithful answers
@@ -237,7 +239,7 @@ class Chooser:
             row[kept].cpu().numpy().tobytes()
             for row, kept in zip(inputs.input_ids, attended, strict=True)
         ]
-        keep = backbone.weights.frozen and not settings.faithful
+        keep = self._keeps and backbone.weights.frozen and not settings.faithful
         if not keep or any(key not in self._means for key in keys):
             with torch.no_grad():
                 hidden = backbone.hidden(replace(inputs, prefix=None, embeds=None))
@@ -253,6 +255,8 @@ class Chooser:
 
 class Live(Chooser):
     """A dynamic prompt in training: choices are drawn, colder with every step."""
+
+    _keeps = True  # they come again with every epoch
 
     def __init__(self, settings: Dynamic, network: Network, noise: torch.Generator) -> None:
         super().__init__(settings, network)

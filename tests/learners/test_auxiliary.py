@@ -24,6 +24,10 @@ TEMPLATE = parse("{text} it was {mask} .")
 TEXTS = tuple(f"the {a} {n} was {b} !" for a in ("dull", "great") for n, b in (("film", "bad"),))
 
 
+TASK = Task("single", ("negative", "positive"))
+ROWS = [Example("a great film", label="positive"), Example("a dull film", label="negative")]
+
+
 def encoded(workshop: Workshop, texts: tuple[str, ...] = TEXTS) -> list[Any]:
     return [workshop.backbone.encode(render(TEMPLATE, text)) for text in texts]
 
@@ -89,18 +93,13 @@ def test_a_tuned_model_forgets_less_with_it(workshop: Workshop) -> None:
     from autoprompt.learners.prompted import Prompted
     from autoprompt.text.verbalizer import Verbalizer, check_words
 
-    task = Task("single", ("negative", "positive"))
-    rows = [
-        Example("a great film", label="positive"),
-        Example("a dull film", label="negative"),
-    ]
     verbalizer = Verbalizer((("negative", ("bad",)), ("positive", ("good",))))
     words = check_words(verbalizer, workshop.backbone.tokenizer)
     texts = tuple(Example(text) for text in TEXTS)
     after = {}
     for weight in (0.0, 0.5):
         learner = Prompted(
-            task,
+            TASK,
             workshop,
             TEMPLATE,
             words,
@@ -108,8 +107,8 @@ def test_a_tuned_model_forgets_less_with_it(workshop: Workshop) -> None:
             tuned="all",
             auxiliary=Auxiliary(weight, lambda _rows: texts) if weight else None,
         )
-        learner.fit(rows, seed=0)
-        assert learner.scores(rows).argmax(axis=1).tolist() == [1, 0]
+        learner.fit(ROWS, seed=0)
+        assert learner.scores(ROWS).argmax(axis=1).tolist() == [1, 0]
         again = masked_loss(
             workshop.backbone, encoded(workshop), Settings(1.0, steps=30, batch_size=2), seed=9
         )
@@ -143,3 +142,33 @@ def test_refused_for_a_causal_model(tiny_checkpoint: Callable[..., Path]) -> Non
     }
     with pytest.raises(CandidateError, match=r"auxiliary_weight.*no masked language model; set 0"):
         build(Candidate(values), task, workshop)
+
+
+def test_a_learned_prompt_is_in_the_rows_whose_words_are_hidden(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its places held the padding's embedding, which was trained there."""
+    real, read = workshop.backbone.answer_states, []
+
+    def states(inputs: Any) -> torch.Tensor:
+        read.append(inputs.embeds is not None)
+        return real(inputs)
+
+    monkeypatch.setattr(workshop.backbone, "answer_states", states)
+    workshop.unlabeled = tuple(Example(text) for text in TEXTS)
+    candidate = Candidate(
+        {
+            "method": "prompt_tuning",
+            "template": "{text} it was {mask} .",
+            "words": '{"negative":["bad"],"positive":["good"]}',
+            "trainable": "all",
+            "auxiliary_weight": 0.5,
+            **{"learning_rate": 1e-3, "prompt_learning_rate": 1e-2, "weight_decay": 0.0},
+            **{"steps": 2, "prompt_steps": 2, "batch_size": 2, "prompt_length": 3},
+            **{"prompt_position": "front", "prompt_init": "vocabulary"},
+        }
+    )
+    learner = build(candidate, TASK, workshop)
+    learner.fit(ROWS, seed=0)
+    assert len(read) >= 4
+    assert all(read)

@@ -174,3 +174,13 @@ def test_embeddings_of_pairs_compare_both_texts(sentences: Workshop) -> None:
     learner = build(baselines("pair", task.labels)[3], task, sentences)
     learner.fit(rows, seed=0)
     assert accuracy(learner, rows, task) == 1.0
+
+
+def test_no_pair_of_words_crosses_two_texts() -> None:
+    task = Task("pair", ("no", "yes"))
+    rows = [Example("a good", "The end", "yes"), Example("so bad", "it was", "no")]
+    learner = TfIdf(task, "regression")
+    learner.fit(rows, seed=0)
+    words = set(learner._vectorizer.vocabulary_)
+    assert {"a good", "the end", "so bad"} <= words
+    assert not {"good the", "bad it"} & words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -272,3 +274,16 @@ def test_a_learned_prompts_prior_is_taken_once(workshop: Workshop, shown: dict[s
     prior = numpy.log(numpy.exp(found[0]).mean(axis=0))
     assert abs(prior[0] - prior[1]) > 1e-3
     numpy.testing.assert_allclose(log_softmax(found[0] - prior), found[1], atol=1e-5)
+
+
+def test_a_decoder_may_start_with_a_token_that_no_row_has(
+    tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_checkpoint("bart"), tmp_path / "model")
+    for name in ("config.json", "generation_config.json"):
+        described = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(described | {"decoder_start_token_id": 3}))
+    workshop = Workshop(TASK, str(folder), "cpu", "fp32", ROWS)
+    learner = build(TUNED.replace(steps=1), TASK, workshop)
+    learner.fit(ROWS, seed=0)
+    assert numpy.isfinite(learner.scores(ROWS)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +278,67 @@ def test_a_device_without_memory_gets_smaller_passes(
     for place, (weights, _) in found.items():
         for name, tensor in alone(workshop, place)[0].items():
             assert (weights[name] - tensor).abs().max() <= 1e-10
+
+
+def test_a_smaller_pass_does_not_begin_while_the_first_is_still_in_memory(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback would hold all that it had computed."""
+    real, held, left = workshop.backbone.answer_states, [], []
+
+    def tight(inputs: Any) -> torch.Tensor:
+        left.append([one() is not None for one in held])
+        states = real(inputs)
+        if len(inputs.input_ids) > 4:
+            held.append(weakref.ref(states))
+            raise torch.OutOfMemoryError("no room")
+        return states
+
+    monkeypatch.setattr(workshop.backbone, "answer_states", tight)
+    together(workshop, (0, 2))
+    assert held
+    assert not any(alive for before in left for alive in before)
+
+
+def test_what_breaks_in_a_shared_pass_is_not_its_neighbours_trouble(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error without a name of its own, as CUDA's libraries raise where memory is short."""
+    real = workshop.backbone.answer_states
+
+    def broken(inputs: Any) -> torch.Tensor:
+        if len(inputs.input_ids) > 4:
+            raise RuntimeError("CUBLAS_STATUS_ALLOC_FAILED")
+        return real(inputs)
+
+    monkeypatch.setattr(workshop.backbone, "answer_states", broken)
+    found = together(workshop, (0, 2))
+    monkeypatch.undo()
+    for place, (weights, _) in found.items():
+        for name, tensor in alone(workshop, place)[0].items():
+            assert (weights[name] - tensor).abs().max() <= 1e-10
+
+
+def test_a_head_keeps_its_gradient_where_a_neighbour_breaks_on_the_way_back(
+    workshop: Workshop,
+) -> None:
+    good, broken = learner(workshop, HEAD), learner(workshop, HEAD)
+    rides = [ride(good, HEAD), ride(broken, HEAD + 1)]
+    real = rides[1].rider.inputs
+
+    def inputs(chosen: list[int]) -> list[Any]:
+        return [replace(part, prefix=Breaks.apply(part.prefix)) for part in real(chosen)]
+
+    rides[1].rider.inputs = inputs  # type: ignore[method-assign]
+    stack = Stack(workshop.backbone)
+    for one in rides:
+        stack.add(one)
+    while len(stack):
+        stack.step()
+    assert isinstance(rides[1].error, ZeroDivisionError)
+    rides[0].arrive()
+    for name, tensor in alone(workshop, HEAD)[0].items():
+        assert (tensors(good)[name] - tensor).abs().max() <= 1e-10
 
 
 def test_a_fit_too_large_for_the_device_alone_says_so(

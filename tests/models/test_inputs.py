@@ -174,3 +174,11 @@ def test_batches_cut_out_of_laid_rows_are_those_of_collate(
         own, other = getattr(found, field.name), getattr(wanted, field.name)
         same = own.equal(other) if isinstance(own, torch.Tensor) else own == other
         assert same, field.name
+
+
+def test_of_a_long_document_no_more_is_kept_than_is_read(tokenizer: Any) -> None:
+    encoder = PromptEncoder(tokenizer, 32)
+    long = prompt(encoder, "{text} it was {mask}.", "good film " * 5000)
+    assert len(long.ids) == 32
+    assert long == prompt(encoder, "{text} it was {mask}.", "good film " * 20)
+    assert len(encoder._tokenise(Piece("words", "good film " * 5000))) <= 32

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy
@@ -69,3 +70,32 @@ def test_a_models_word_vectors_stay_as_pretrained(tiny_checkpoint: Callable[...,
     assert not backbone.weights.frozen
     numpy.testing.assert_array_equal(of_model(backbone).embed(["a moving story"]), before)
     assert not backbone.weights.frozen
+
+
+def test_a_tokenizer_is_used_by_one_thread_at_a_time() -> None:
+    """It has one setting of truncation: a question of another thread switched it off."""
+    began, go_on, asked = Event(), Event(), Event()
+
+    def lay(texts: list[str]) -> list[tuple[int, Any]]:
+        began.set()
+        assert go_on.wait(10)
+        return [(1, [0]) for _ in texts]
+
+    def states(rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(len(rows), 1, 2), torch.ones(len(rows), 1)
+
+    def knows(_texts: Sequence[str]) -> bool:
+        asked.set()
+        return True
+
+    encoder = SentenceEncoder(lay, states, knows)
+    threads = [Thread(target=encoder.embed, args=(["a text"],))]
+    threads[0].start()
+    assert began.wait(10)
+    threads.append(Thread(target=encoder.reads, args=(["a text"],)))
+    threads[1].start()
+    assert not asked.wait(0.2)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert asked.is_set()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from autoprompt.models import seq2seq
 from autoprompt.models.inputs import InputError
 from autoprompt.models.load import load_model
 from autoprompt.prompts.base import Vectors
@@ -172,3 +173,21 @@ def test_a_prefix_of_the_decoder_equals_its_own_cache(t5: Any) -> None:
         asked["encoder_attention_mask"] = torch.cat([seen, inputs.attention_mask], dim=1)
         theirs = t5._transform(t5._decoder(**asked, past_key_values=cache)[0])
     torch.testing.assert_close(ours, theirs[:, [1]], rtol=0, atol=1e-6)
+
+
+def test_a_bias_that_is_a_buffer_moves_with_the_model(
+    tiny_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moving replaces buffers (to another device; here from another type) and changes parameters
+    in place."""
+    real = seq2seq.read_checkpoint
+
+    def halved(*asked: Any, **options: Any) -> Any:
+        model, tokenizer, revision = real(*asked, **options)
+        return model.to(torch.bfloat16), tokenizer, revision
+
+    monkeypatch.setattr(seq2seq, "read_checkpoint", halved)
+    backbone = load_model(str(tiny_checkpoint("bart")), device="cpu", precision="fp32")
+    logits = backbone.vocabulary_logits(states(backbone, backbone.batch(rows(backbone)))[:, 0])
+    assert logits.dtype == torch.float32
+    assert backbone.weights.bias.entries().dtype == torch.float32

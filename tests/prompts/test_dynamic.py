@@ -152,6 +152,9 @@ def test_mean_states_leave_padding_out_and_are_remembered(backbone):
     torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-5)
     assert len(prompt._means) == 2
     assert prompt._state(backbone.batch(bare(backbone)), backbone).equal(together)
+    finished = prompt.finish()  # it answers any number of texts, each of them once
+    torch.testing.assert_close(finished._state(backbone.batch(bare(backbone)), backbone), together)
+    assert not finished._means
 
 
 @pytest.mark.parametrize("controller", CONTROLLERS)

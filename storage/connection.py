@@ -103,7 +103,8 @@ def make_engine(url: str, timeout: float) -> sa.Engine:
         milliseconds = int(timeout * 1000)
 
         def prepare(connection: Any, _record: object) -> None:
-            connection.execute(f"SET lock_timeout = {milliseconds}")
+            with connection.cursor() as cursor:  # psycopg2's connections execute nothing
+                cursor.execute(f"SET lock_timeout = {milliseconds}")
             connection.commit()
 
         sa.event.listen(engine, "connect", prepare)

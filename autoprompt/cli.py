@@ -30,7 +30,9 @@ pool_app = typer.Typer(
 app.add_typer(pool_app, name="pool")
 
 TextColumn = Annotated[str | None, typer.Option("--text", help="Column of the text.")]
-TextBColumn = Annotated[str | None, typer.Option("--text-b", help="Column of the second text.")]
+TextBColumn = Annotated[
+    str | None, typer.Option("--text-b", help='Column of the second text ("" = none).')
+]
 LabelColumn = Annotated[str | None, typer.Option("--label", help="Column of the label.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document and nothing else.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder given to search --out.")]
@@ -39,9 +41,14 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.
 #: Failures of the disk, not of the command: the same command may succeed later.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 #: A path on the command line that is none.
-_PATH = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
+_PATH = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+}
 _INTERRUPTED = 130
-_NEGATIVE = re.compile(r"-\d.*=").match  # the words of a label such as -1
+_NEGATIVE = re.compile(r"-(\d.*)?=").match  # the words of a label such as -1 or -
+#: A mask as we, OpenPrompt and LM-BFF write it.
+_MASK = re.compile(r"""\{\s*(["']?)mask\1\s*[},:]|\*mask\*""").search
 
 
 @app.command()
@@ -61,14 +68,13 @@ def check(
     from autoprompt.terminal import check_lines
 
     columns = Columns(text, text_b, label)
+    table = read(data, columns, lenient=True)
     report = checks.check(
-        read(data, columns, lenient=True),
-        test=read(test, columns, lenient=True, beside="--test") if test else None,
-        unlabeled=read(
-            unlabeled, Columns(text, text_b), labelled=False, lenient=True, beside="--unlabeled"
-        )
-        if unlabeled
-        else None,
+        table,
+        test=None if test is None else checks.read_beside(table, "test", test, columns),
+        unlabeled=None
+        if unlabeled is None
+        else checks.read_beside(table, "unlabeled", unlabeled, columns, labelled=False),
         count_tokens=lambda example: count_tokens(example.text, example.text_b),
         most_tokens=LONGEST_INPUT,
     )
@@ -348,9 +354,8 @@ def spread_values(arguments: list[str]) -> list[str]:
 
     def belongs(option: str, value: str) -> bool:
         if option == "--template":
-            masked = "{mask}" in value or "*mask*" in value or '{"mask"}' in value
             named = value.startswith("pet:") or is_name(value)
-            return not value or named or (masked and not is_key(value))
+            return not value or named or bool(_MASK(value) and not is_key(value))
         if option == "--words":
             is_pair = "=" in value and not is_key(value) and not os.path.isfile(value)
             return not value or is_name(value) or is_pair

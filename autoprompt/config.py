@@ -189,14 +189,15 @@ def known_keys() -> tuple[str, ...]:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The nested dictionary of a TOML file. Raises ConfigError with the line."""
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise ConfigError(f"-c {path}: {reason}; give a readable TOML file") from error
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"-c {path}: {error}; write TOML like `steps = 40`") from error
+        fix = "write TOML like `[train]` and below it `steps = 40`"
+        raise ConfigError(f"-c {path}: {error}; {fix}") from error
 
 
 def _value(text: str) -> Any:

@@ -13,8 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprompt.data.readers import ColumnError, Columns, Table, read, read_stream
-from autoprompt.data.task import DataError, single_texts
+from autoprompt.data.readers import (
+    ColumnError,
+    Columns,
+    Table,
+    read,
+    read_stream,
+    refuse_other_kind,
+)
+from autoprompt.data.task import DataError
 from autoprompt.report.leaderboard import (
     Row,
     distinct,
@@ -150,15 +157,14 @@ def run_predict(
     from autoprompt.learners.bundle import bundle_columns, load_bundle, read_prompt
 
     kind = read_prompt(bundle).get("task", {}).get("kind", "single")
-    if output is not None and data != "-" and output.resolve() == Path(data).resolve():
+    if output is not None and data != "-" and os.path.realpath(output) == os.path.realpath(data):
         raise ColumnError(f"-o {output}: is DATA itself; name another file")
     if data == "-":
         if columns != Columns():
             raise ColumnError("--text, --text-b: standard input has no columns; leave them out")
-        examples = read_stream(sys.stdin)
-        if kind == "single":  # as with a file: a second text is no part of the task
-            examples = single_texts(examples)
-        elif alone := next((e for e in examples if e.text_b is None), None):
+        examples = read_stream(sys.stdin, pairs=kind == "pair")
+        alone = next((example for example in examples if example.text_b is None), None)
+        if kind == "pair" and alone:
             raise DataError(
                 f"standard input, line {alone.line}: pairs are wanted, and it has no 'text_b'; "
                 "write JSON objects with text and text_b"
@@ -180,7 +186,7 @@ def run_predict(
         _write_jsonl(sys.stdout, rows)
         return
     with writing("-o", output):
-        target = output.resolve()  # a link stays a link
+        target = Path(os.path.realpath(output))  # a link stays a link; pathlib's raises for a loop
         # a device or a pipe is written to; a file is replaced once the new one is complete
         direct = target.exists() and not target.is_file()
         temporary = target if direct else target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -208,25 +214,22 @@ def _read(
 ) -> Table:
     """Read by the columns given, else by those of the search, else by the usual names.
 
-    A second text that happens to be there is no part of a task of single texts.
+    A second text that happens to be there is no part of a task of single texts: nobody looks at it.
     """
-    wanted = Columns(
-        given.text or known.text, given.text_b or known.text_b, given.label or known.label
-    )
+    if kind == "single":
+        if given.text_b:
+            raise ColumnError(
+                f"--text-b {given.text_b}: single texts are wanted; leave --text-b out"
+            )
+        given = replace(given, text_b="")
     try:
-        found = read(source, wanted, labelled=labelled)
+        found = read(source, given.over(known), labelled=labelled)
     except ColumnError as error:
         try:
             found = read(source, given, labelled=labelled)
         except ColumnError:
             raise error from None
-    if kind == "pair" and found.columns.text_b is None:
-        raise ColumnError(
-            f"--text-b: pairs are wanted, and {source} has no column 'text_b'; "
-            "name the second text's with --text-b COLUMN"
-        )
-    if kind == "single" and given.text_b is None:
-        return replace(found, examples=single_texts(found.examples))
+    refuse_other_kind(found, kind)
     return found
 
 
@@ -406,6 +409,6 @@ def export_model(name: str, directory: Path) -> str:
         raise RunError(f"DIR {directory}: exists already; name a new folder")
     quiet()
     # resolved: a link, or the folder one is in, has no other name beside it
-    with writing("DIR", directory), writing_folder(directory.resolve()) as partial:
+    with writing("DIR", directory), writing_folder(Path(os.path.realpath(directory))) as partial:
         export_builtin(partial)
     return str(directory)

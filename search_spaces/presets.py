@@ -42,7 +42,7 @@ def _path(name_or_path: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         known = ", ".join(names())
         raise SpaceError(f"preset: no file {str(path)!r}; give a path or one of {known}") from None

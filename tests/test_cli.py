@@ -16,9 +16,10 @@ import pytest
 import toy
 from toy import command
 
+from autoprompt.data.readers import ColumnError, Columns
 from autoprompt.search.folder import RunFolder
 from autoprompt.search.opened import open_run, status
-from autoprompt.terminal import status_lines
+from autoprompt.terminal import _read, status_lines
 
 BOARD_KEYS = [
     *("rank", "trial", "state", "baseline", "method", "template", "label_words", "settings"),
@@ -292,6 +293,55 @@ def test_predict_ignores_a_second_text_of_single_text_tasks_on_stdin(bundle: Pat
     assert "--text" in columns.err
 
 
+def test_a_second_text_is_never_read_where_texts_are_single(
+    bundle: Path, run: Path, tmp_path: Path
+) -> None:
+    """Not even looked at: null, empty and a list are all the same."""
+    file = tmp_path / "rows.jsonl"
+    odd = [{}, {"text_b": None}, {"text_b": ""}, {"text_b": ["x"]}, {"text_b": "more"}]
+    found = [{"text": text, "label": label} for text, label in toy.rows(5, first=40)]
+    lines = [json.dumps(row | second) for row, second in zip(found, [*odd, *odd])]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    plain = command("predict", bundle, "-", given="\n".join(row["text"] for row in found))
+    for said in (
+        command("predict", bundle, file),
+        command("predict", bundle, "-", given="\n".join(lines)),
+    ):
+        assert said.code == 0, said.err
+        assert said.out == plain.out
+    assert command("predict", bundle, run / "labelled.jsonl").code == 0
+    said = command("predict", bundle, file, "--text-b", "text_b")
+    assert said.code == 2
+    assert "--text-b text_b: single texts are wanted" in said.err
+    said = command("test", run, file, "--json")
+    assert said.code == 0, said.err
+    assert said.document["n"] == 10
+
+
+@pytest.mark.parametrize("second", [None, ""])
+def test_single_texts_are_refused_where_pairs_are_wanted(
+    second: str | None, toy_data: Path
+) -> None:
+    """As `test` and `predict` read a file for a task of pairs."""
+    with pytest.raises(ColumnError, match=r"--text-b: pairs are wanted, and .* has single texts"):
+        _read(str(toy_data), Columns(text_b=second), Columns("text", "text_b", "label"), "pair")
+
+
+def test_predict_does_not_look_at_labels(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "the film", "label": ["good", "bad"]}\n', encoding="utf-8")
+    said = command("predict", bundle, file)
+    assert said.code == 0, said.err
+    assert said.out == command("predict", bundle, "-", given="the film\n").out
+
+
+def test_a_link_to_itself_is_no_place_to_write(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    said = command("predict", bundle, "-", "-o", tmp_path / "loop" / "out.csv", given="the film\n")
+    assert said.code == 2
+    assert said.err.startswith(f"autoprompt: -o {tmp_path}/loop/out.csv: too many levels")
+
+
 def test_predict_writes_through_links_and_into_pipes(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "real.jsonl").write_text("old", encoding="utf-8")
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
@@ -329,6 +379,14 @@ def test_predict_writes_through_links_and_into_pipes(bundle: Path, tmp_path: Pat
             ["--words", "-1=bad", "--words", "1=good", "--seed", "1"],
         ),
         (["--words", "1=good", "-1=bad"], ["--words", "1=good", "--words", "-1=bad"]),
+        (
+            ["--words", "+=good", "-=bad", "--seed", "1"],
+            ["--words", "+=good", "--words", "-=bad", "--seed", "1"],
+        ),
+        *(
+            (["--template", "{mask}", other], ["--template", "{mask}", "--template", other])
+            for other in ("{text} { mask }", "It was {'mask'}", '{ "mask" } it', '{"mask": None}')
+        ),
         (
             ["--words", "a=b; c=d", "", "more.csv"],  # pool train: the usual ones for the second
             ["--words", "a=b; c=d", "--words", "", "more.csv"],
@@ -480,6 +538,63 @@ def test_only_what_has_a_score_can_be_exported(run: Path, tmp_path: Path) -> Non
     said = command("export", run, tmp_path / "new", "--trial", 99)
     scored = [row["trial"] for row in toy.board(run) if row["blocks"]]
     assert said.err.endswith(f"known: {', '.join(map(str, sorted(scored)))}\n")
+
+
+def test_an_empty_second_column_is_none(tmp_path: Path) -> None:
+    rows = [(text, "" if n else "b", label) for n, (text, label) in enumerate(toy.rows(4))]
+    file = toy.write_csv(tmp_path / "odd.csv", rows, ["text", "text_b", "label"])
+    assert command("check", file).code == 3
+    said = command("check", file, "--text-b", "", "--test", file, "--json")
+    assert said.code == 0, said.err
+    assert (said.document["kind"], said.document["overlaps"]) == ("single", {"data/test": 8})
+
+
+@pytest.mark.parametrize("option", ["--test", "--unlabeled"])
+def test_check_refuses_a_file_without_a_name(option: str, toy_data: Path, tmp_path: Path) -> None:
+    said = command("check", toy_data, option, "")
+    assert (said.code, said.out) == (3, "")
+    assert said.err.startswith(f"autoprompt: {option}: ")
+    searched = command("search", toy_data, "--out", tmp_path / "run", "--unlabeled", "")
+    assert searched.code == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["check", "{long}"], 3, "give a file's name"),
+        (["check", "{data}", "--test", "{long}"], 3, "--test: "),
+        (["status", "{long}"], 2, "too long"),
+        (["predict", "{long}", "-"], 2, "too long"),
+        (["search", "{data}", "--out", "{long}"], 2, "--out"),
+        (["search", "{data}", "--out", "{run}", "--model", "{long}"], 2, "too long"),
+        (["predict", "{loop}", "-"], 2, "too many levels"),
+    ],
+)
+def test_what_cannot_be_a_path_is_one_line(
+    arguments: list[str], code: int, named: str, toy_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    names = {
+        "long": "x" * 300,
+        "data": toy_data,
+        "run": tmp_path / "run",
+        "loop": tmp_path / "loop",
+    }
+    said = command(*(text.format(**names) for text in arguments))
+    assert said.code == code
+    assert named in said.err.splitlines()[-1]
+    assert not (tmp_path / "run" / "run.toml").exists()
+
+
+def test_data_whose_name_is_not_utf8(tmp_path: Path, tiny_model: Path) -> None:
+    data = toy.write_csv(tmp_path / os.fsdecode(b"d\xff.csv"), toy.rows(6))
+    test = toy.write_csv(tmp_path / os.fsdecode(b"t\xff.csv"), toy.rows(3, first=40))
+    run = tmp_path / "run"
+    toy.search(data, run, tiny_model, "--preset", "tfidf", "--trials", 1, "final.train=false")
+    assert r"d\\udcff.csv" in (run / "run.toml").read_text("utf-8")
+    said = command("test", run, test, "--json")
+    assert said.code == 0, said.err
+    assert command("report", run).code == 0
 
 
 @pytest.mark.parametrize("option", ["--test", "--unlabeled"])

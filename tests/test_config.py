@@ -148,6 +148,22 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes, named: str) -> N
         read_toml(tmp_path / "absent.toml")
 
 
+def test_a_mark_of_utf8_is_no_part_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "marked.toml"
+    file.write_bytes(b"\xef\xbb\xbf[train]\nsteps = 40\n")
+    assert build(read_toml(file)).train.steps == 40
+
+
+def test_what_a_broken_file_is_told_to_hold_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_text("steps: 40\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        read_toml(file)
+    lines = str(caught.value).split("`")[1::2]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    assert build(read_toml(file)).train.steps == 40
+
+
 def test_the_configuration_cannot_be_changed() -> None:
     config = build({})
     with pytest.raises(ValueError, match="frozen"):

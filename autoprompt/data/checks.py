@@ -5,16 +5,30 @@ Fatal is what a search or test would refuse; a warning is what makes its figures
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from typing import Any
 
-from autoprompt.data.readers import Table
+from autoprompt.data.readers import Columns, Table, read
 from autoprompt.data.splits import overlap, usable_folds
-from autoprompt.data.task import DataError, Example, Task, content_key, listed, make_task, shown
+from autoprompt.data.task import (
+    DataError,
+    Example,
+    Task,
+    content_key,
+    listed,
+    make_task,
+    shown,
+    single_texts,
+)
 
 _SHOWN = 5  # places told in a message; counts are always complete
+_DRAWN_AS = "\ufe0e\ufe0f"  # an emoji as text, as a picture
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,6})?").fullmatch
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,20 @@ class CheckReport:
         return asdict(self)
 
 
+def read_beside(
+    table: Table, name: str, source: str, columns: Columns, *, labelled: bool = True
+) -> Table:
+    """The file that `--name` puts beside DATA, leniently. What search and test leave aside cannot
+    make its rows unfit; that it is there is told by `columns`."""
+    option = f"--{name}"
+    found = read(source, columns, labelled=labelled, lenient=True, beside=option)
+    if found.columns.text_b and _single(table):
+        alone = replace(columns, text_b="")
+        fit = read(source, alone, labelled=labelled, lenient=True, beside=option)
+        return replace(fit, columns=found.columns)
+    return found
+
+
 def check(
     table: Table,
     *,
@@ -58,6 +86,11 @@ def check(
     present = {name: found for name, found in files.items() if found is not None}
     fatal: list[str] = []
     warnings: list[str] = []
+    if _single(table):
+        for name in [name for name, found in present.items() if not _single(found)]:
+            warnings.append(f"{name}: a second text is left aside, as data has single texts")
+            alone = single_texts(present[name].examples)
+            present[name] = replace(present[name], examples=alone)
     for name, found in present.items():
         if found.problems:
             fatal.append(
@@ -66,9 +99,9 @@ def check(
             )
     task = _task(table.examples, fatal)
     if test is not None:
-        _compare(task, test, fatal)
-    if unlabeled is not None and table.examples and unlabeled.examples:
-        _same_kind("unlabeled", table, unlabeled, fatal)
+        _compare(task, present["test"], fatal)
+    if unlabeled is not None and unlabeled.examples and _single(unlabeled) and not _single(table):
+        fatal.append(_other_kind("unlabeled"))
 
     duplicates = {name: _repeated(found.examples) for name, found in present.items()}
     warnings += [
@@ -153,7 +186,7 @@ def _compare(task: Task | None, test: Table, fatal: list[str]) -> None:
     if not test.examples:
         fatal.append("test: no rows; give at least one labelled row")
     elif task is not None:
-        if (test.examples[0].text_b is not None) != (task.kind == "pair"):
+        if task.kind == "pair" and _single(test):
             fatal.append(_other_kind("test"))
         unseen: dict[str, list[str]] = defaultdict(list)
         for row in test.examples:
@@ -166,16 +199,12 @@ def _compare(task: Task | None, test: Table, fatal: list[str]) -> None:
         ]
 
 
-def _same_kind(name: str, table: Table, other: Table, fatal: list[str]) -> None:
-    if (table.examples[0].text_b is None) != (other.examples[0].text_b is None):
-        fatal.append(_other_kind(name))
+def _single(table: Table) -> bool:
+    return not table.columns.text_b and all(row.text_b is None for row in table.examples)
 
 
 def _other_kind(name: str) -> str:
-    return (
-        f"{name}: one of data and {name} has single texts, the other pairs; name the second text "
-        "with --text-b"
-    )
+    return f"{name}: has single texts, data has pairs; name the second text with --text-b"
 
 
 def _repeated(examples: Sequence[Example]) -> int:
@@ -194,16 +223,29 @@ def _conflicts(examples: Sequence[Example]) -> tuple[tuple[int | None, ...], ...
 
 
 def _alike(labels: Sequence[str]) -> list[str]:
-    """Labels that are one word in several spellings ("Positive", "positive ")."""
-    same: dict[str, list[str]] = defaultdict(list)
+    """Labels that are one word in several spellings ("Positive", "positive "; "1", "1.0")."""
+    same: dict[Hashable, list[str]] = defaultdict(list)
     for label in labels:
-        same[label.strip().casefold()].append(label)
+        word = _drawn(label).strip().casefold()
+        same[Decimal(word) if _NUMBER(word) else word].append(label)
     return [
-        f"label: {', '.join(map(shown, spellings))} differ in case or blanks only; they count as "
-        f"{len(spellings)} classes"
+        f"label: {_told_apart(spellings)} differ in case, blanks, hidden characters or the form "
+        f"of letters and numbers only; they count as {len(spellings)} classes"
         for spellings in same.values()
         if len(spellings) > 1
     ]
+
+
+def _drawn(label: str) -> str:
+    """What is seen of a label: composed, and without characters that have no width."""
+    composed = unicodedata.normalize("NFKC", label)
+    return "".join(c for c in composed if unicodedata.category(c) != "Cf" and c not in _DRAWN_AS)
+
+
+def _told_apart(labels: Sequence[str]) -> str:
+    """Labels for a message, by their codes where they look the same."""
+    alike = len({_drawn(label) for label in labels}) < len(labels)
+    return ", ".join(map(ascii if alike else shown, labels))
 
 
 def _longest(files: dict[str, Table], count: Callable[[Example], int]) -> tuple[int, str]:

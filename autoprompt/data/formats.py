@@ -78,6 +78,14 @@ def decode(data: bytes, source: str) -> str:
     return text
 
 
+def apart_by(names: Sequence[str]) -> str:
+    """The fix where the one column's name holds another sign that separates columns, else ''."""
+    sign = next((sign for sign in ";\t|" if sign in names[0]), "") if len(names) == 1 else ""
+    if not sign:
+        return ""
+    return f"columns seem to be separated by {sign!r}; separate them by commas (tsv: tabs)"
+
+
 def parse_object(text: str, place: str) -> dict[str, Cell]:
     """One JSON object as cells: numbers by their source text, true and false as words, null as
     None, lists and objects as Unreadable. `place` begins the message of a DataError."""
@@ -111,10 +119,10 @@ def _open_csv(delimiter: str, text: str, source: str) -> Sheet:
             table.extend([""] for _ in skipped)
             skipped.clear()
         if len(fields) != len(names):
+            fix = f"quote a text that holds {shown(delimiter)}, and double every quote inside it"
             raise DataError(
                 f"{source}, line {line}: {len(fields)} fields instead of {len(names)} "
-                f"({listed(names)}); quote a text that holds {shown(delimiter)}, and double "
-                "every quote inside it"
+                f"({listed(names)}); {apart_by(names) or fix}"
             )
         lines.append(line)
         table.append(fields)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +17,7 @@ from autoprompt.data.formats import (
     Cell,
     Sheet,
     Unreadable,
+    apart_by,
     decode,
     open_text,
     parse_object,
@@ -36,11 +37,24 @@ class ColumnError(ValueError):
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read; None = the default name."""
+    """Names of the columns to read; None = the default name, `text_b=""` = no second text."""
 
     text: str | None = None
     text_b: str | None = None
     label: str | None = None
+
+    def over(self, other: Columns) -> Columns:
+        """These names, and those of `other` where none is given here."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(other, **given)
+
+    def unusual(self) -> Columns:
+        """Without the names that would be found unasked: of names found, those that were given."""
+        return Columns(
+            None if self.text in TEXT_NAMES else self.text,
+            None if self.text_b == TEXT_B_NAME else self.text_b,
+            None if self.label == LABEL_NAME else self.label,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,16 +87,18 @@ def read(
     """Rows of a csv, tsv, jsonl, json or parquet file, or of `hf:NAME[:CONFIG][:SPLIT]`.
 
     Values are strings and stay what the file says. The text is column `text`, else `text_a`;
-    `text_b` makes the rows pairs where it is present; the label is `label`. With
-    `labelled=False` the label column may be absent, and a label may be missing. With
-    `lenient=True` unfit rows (empty text, missing label) are left out and told in `problems`.
+    `text_b` makes the rows pairs where a row has it; the label is `label`. With `labelled=False`
+    no label is read. With `lenient=True` unfit rows (empty text, missing label) are left out and
+    told in `problems`.
     beside: the option that names the file, where it is not DATA itself but a file beside it.
 
     Raises ColumnError for a column that is not there, DataError with the file's line for a
     file or row that cannot be read (a row of several lines: the line where it begins).
     """
-    source = str(source)
-    sheet = _open(source, beside or "data")
+    given = str(source)
+    # a name that is not UTF-8 opens its file, but cannot be printed or stored
+    source = given.encode("utf-8", "backslashreplace").decode("utf-8")
+    sheet = _open(given, source, beside or "data")
     if not sheet.lines and not lenient:
         raise DataError(f"{source}: no rows; give at least one row below the column names")
     if not sheet.lines:
@@ -90,24 +106,24 @@ def read(
     found = _resolve(columns, sheet, source, labelled, beside is not None)
     nothing: Sequence[Cell] = [None] * len(sheet.lines)
     texts = sheet.column(found.text or "")
-    texts_b = nothing if found.text_b is None else sheet.column(found.text_b)
+    texts_b = sheet.column(found.text_b) if found.text_b else nothing
+    if columns.text_b is None and all(cell is None for cell in texts_b):
+        found = replace(found, text_b=None)  # named, but never filled
     labels = nothing if found.label is None else sheet.column(found.label)
     examples: list[Example] = []
     problems: list[Problem] = []
     for position, (text, text_b, label) in enumerate(zip(texts, texts_b, labels, strict=True)):
-        if not labelled and isinstance(label, str) and not label.strip():
-            label = None
-        wrong = _why_not_text(found.text, text)
-        if wrong is None and found.text_b is not None:
-            wrong = _why_not_text(found.text_b, text_b)
-        if wrong is None and (labelled or label is not None):
-            wrong = _why_not_text(found.label, label)
+        wrong = why_not_text(found.text, text)
+        if wrong is None and found.text_b:
+            wrong = why_not_text(found.text_b, text_b)
+        if wrong is None and labelled:
+            wrong = why_not_text(found.label, label)
         if wrong is not None:
             if not lenient:
                 raise DataError(f"{source}, {sheet.where(position)}: {wrong}")
             problems.append(Problem(sheet.lines[position], f"{sheet.where(position)}: {wrong}"))
             continue
-        assert isinstance(text, str)  # what _why_not_text has just made sure of
+        assert isinstance(text, str)  # what why_not_text has just made sure of
         assert not isinstance(text_b, Unreadable)
         assert not isinstance(label, Unreadable)
         examples.append(Example(text, text_b, label, sheet.lines[position]))
@@ -124,9 +140,25 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
+def refuse_other_kind(table: Table, kind: str) -> None:
+    """ColumnError where the table has single texts for a task of pairs, or the reverse."""
+    pairs = [row.text_b is not None for row in table.examples]
+    if kind == "pair" and not all(pairs):
+        raise ColumnError(
+            f"--text-b: pairs are wanted, and {table.source} has single texts; "
+            "name the second text's column with --text-b COLUMN"
+        )
+    if kind == "single" and any(pairs):
+        raise ColumnError(
+            f"--text-b: single texts are wanted, and {table.source} has pairs; "
+            "leave the second text out"
+        )
+
+
+def read_stream(stream: IO[Any], *, pairs: bool = True) -> tuple[Example, ...]:
     """Texts to predict, in order: one text a line, or where the first line is one, JSON objects
-    with `text` (or `text_a`) and, for pairs, `text_b`. Raises DataError with the line."""
+    with `text` (or `text_a`) and, where `pairs` are wanted, `text_b` (null = none). Raises
+    DataError with the line."""
     source = "standard input"
     content = getattr(stream, "buffer", stream).read()
     if isinstance(content, str):
@@ -151,10 +183,10 @@ def read_stream(stream: IO[Any]) -> tuple[Example, ...]:
             raise DataError(f"{place}: a JSON object after lines of plain text; give one form only")
         row: dict[str, Cell] = parse_object(line, place) if objects else {"text": line}
         name = next((name for name in TEXT_NAMES if name in row), TEXT_NAMES[0])
-        first, second = row.get(name), row.get(TEXT_B_NAME)
-        wrong = _why_not_text(name, first) if name in row else "no key 'text'; write one"
-        if wrong is None and TEXT_B_NAME in row:
-            wrong = _why_not_text(TEXT_B_NAME, second)
+        first, second = row.get(name), row.get(TEXT_B_NAME) if pairs else None
+        wrong = why_not_text(name, first) if name in row else "no key 'text'; write one"
+        if wrong is None and second is not None:
+            wrong = why_not_text(TEXT_B_NAME, second)
         if wrong is not None:
             raise DataError(f"{place}: {wrong}")
         assert isinstance(first, str)
@@ -199,14 +231,23 @@ def read_rows(path: str | Path) -> tuple[Example, ...]:
         ) from None
 
 
-def _open(source: str, field: str) -> Sheet:
-    if source.startswith(HUB_PREFIX):
-        return open_hub(source)
-    path = Path(source)
+def _open(given: str, source: str, field: str) -> Sheet:
+    """The sheet of the path `given`, which messages call `source`."""
+    if given.startswith(HUB_PREFIX):
+        return open_hub(given)
+    if not given:
+        raise DataError(f"{field}: an empty name; give a file")
+    path = Path(given)
     suffix = path.suffix.lower()
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise DataError(
+            f"{field}: {shown(source)} cannot be opened ({error.strerror}); give a file's name"
+        ) from None
+    if is_folder:
         raise DataError(f"{field}: {source} is a folder; give a file, or hf:{source}")
-    if not path.exists():
+    if not is_there:
         raise DataError(f"{field}: {source} does not exist; check the path")
     if suffix == ".parquet":
         return open_parquet(path, source)
@@ -226,10 +267,9 @@ def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool, alike:
             if name in names:
                 return name
         wanted = " or ".join(map(shown, defaults)) if named is None else shown(named)
-        near = get_close_matches(named or defaults[0], names, n=1)
+        near = get_close_matches(defaults[0] if named is None else named, names, n=1)
         fix = f"did you mean {shown(near[0])}?" if near else f"name it with --{option} COLUMN"
-        if len(names) == 1 and (apart := next((sign for sign in ";\t|" if sign in names[0]), "")):
-            fix = f"columns seem to be separated by {apart!r}; separate them by commas (tsv: tabs)"
+        fix = apart_by(names) or fix
         if alike:
             fix = "all files of a command need the same column names; rename it there"
         raise ColumnError(
@@ -238,26 +278,22 @@ def _resolve(columns: Columns, sheet: Sheet, source: str, labelled: bool, alike:
 
     text = find("text", columns.text, TEXT_NAMES)
     text_b = columns.text_b
-    if text_b is not None:
+    if text_b:
         text_b = find("text-b", text_b, ())
-    elif TEXT_B_NAME in names and TEXT_B_NAME not in (text, columns.label):
+    elif text_b is None and TEXT_B_NAME in names and TEXT_B_NAME not in (text, columns.label):
         text_b = TEXT_B_NAME
-    label = columns.label if columns.label is not None else LABEL_NAME
-    if labelled:
-        label = find("label", columns.label, (LABEL_NAME,))
-    elif columns.label is None and label in (text, text_b):
-        label = ""  # a text that happens to have that name
-    used = [text, *([text_b] if text_b else []), *([label] if label in names else [])]
+    label = find("label", columns.label, (LABEL_NAME,)) if labelled else None
+    used = [text, *([text_b] if text_b else []), *([label] if label is not None else [])]
     for name in used:
         if used.count(name) > 1:
             raise ColumnError(
                 f"columns: {shown(name)} of {source} is asked for twice; name another for "
                 "--text, --text-b or --label"
             )
-    return Columns(text, text_b, label if label in names else None)
+    return Columns(text, text_b, label)
 
 
-def _why_not_text(column: str | None, cell: Cell) -> str | None:
+def why_not_text(column: str | None, cell: Cell) -> str | None:
     """What is wrong with a cell that must hold words; None = nothing."""
     if isinstance(cell, Unreadable):
         return f"column {shown(column or '')} holds {cell.what}; write one string"

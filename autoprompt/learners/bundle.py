@@ -12,10 +12,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 
@@ -34,7 +35,7 @@ from autoprompt.learners.whole_folder import writing_folder
 from autoprompt.learners.workshop import Workshop
 from autoprompt.models.backbone import ModelError
 from autoprompt.models.builtin import file_digest
-from autoprompt.models.checkpoint import BUILTIN
+from autoprompt.models.checkpoint import BUILTIN, folder_of
 from search_spaces.candidate import Candidate
 
 SCHEMA = 1
@@ -52,12 +53,20 @@ class BundleError(ValueError):
 
 
 class Predictor:
-    """A loaded bundle: texts, or pairs of texts, to label names."""
+    """A loaded bundle: texts, or pairs of texts, to label names. Threads may share it."""
 
     def __init__(self, task: Task, learner: Learner) -> None:
         self.kind = task.kind
         self.labels = task.labels
         self._learner = learner
+        self._turn = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        """Not by a folder's name either: a file that holds no model should not look like one."""
+        raise TypeError(
+            "Predictor: a loaded bundle cannot be pickled or copied; keep its folder, and call "
+            "load(FOLDER) where it is needed"
+        )
 
     def predict(self, texts: Sequence[Any]) -> list[str]:
         """The most probable label of each text, `(text, text_b)` pair or Example."""
@@ -76,10 +85,10 @@ class Predictor:
     def scores(self, texts: Sequence[Any]) -> numpy.ndarray:
         """Log-probabilities [N, C], columns in the order of `labels`."""
         examples = self._examples(texts)
-        parts = [
-            self._learner.scores(examples[start : start + CHUNK])
-            for start in range(0, len(examples), CHUNK)
-        ]
+        parts = []
+        for start in range(0, len(examples), CHUNK):
+            with self._turn:  # a model that reads is changed meanwhile, its attentions for one
+                parts.append(self._learner.scores(examples[start : start + CHUNK]))
         found = numpy.concatenate(parts) if parts else numpy.zeros((0, len(self.labels)))
         if numpy.isnan(found).any():
             raise BundleError("bundle: it gives probabilities that are no numbers; export it again")
@@ -230,7 +239,7 @@ def _describe(
         **describe(candidate, learner.save(directory)),
     }
     if needs_model(candidate):
-        backbone, folder = workshop.backbone, Path(workshop.model).expanduser()
+        backbone, folder = workshop.backbone, folder_of(workshop.model)
         described["model"] = {
             "name": (
                 str(folder.resolve())

@@ -29,7 +29,7 @@ def checkpoint_kind(name: str, revision: str | None = None) -> str:
 
 def checkpoint_config(name: str, revision: str | None = None) -> tuple[Any, str]:
     """The configuration of a folder or hub name, and its kind as `checkpoint_kind` tells it."""
-    if Path(name).expanduser().is_dir():
+    if folder_of(name).is_dir():
         revision = None  # of a folder's files, not of a repository
     config = _read_config(name, *_source(name, revision))
     return config, _kind(name, config)
@@ -57,7 +57,7 @@ def read_checkpoint(
         raise ModelError(
             f"model: {name!r} is not a masked LM: its tokenizer has no mask token; use a masked LM"
         )
-    fixed = name == BUILTIN or Path(name).expanduser().is_dir()
+    fixed = name == BUILTIN or folder_of(name).is_dir()
     if fixed and revision is not None and revision != found:
         raise ModelError(
             f"model: revision {revision!r} of {name!r} asked for, but {found!r} is here; "
@@ -66,9 +66,14 @@ def read_checkpoint(
     return model, tokenizer, found
 
 
+def folder_of(name: str) -> Path:
+    """The folder that a model's name may be, the user's own home written out."""
+    return Path(os.path.expanduser(name))  # pathlib's raises for a home that nobody has
+
+
 def _source(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Where a model is read from, and how."""
-    folder = Path(name).expanduser()
+    folder = folder_of(name)
     if folder.is_dir():
         source, local = str(folder), True
     elif folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -108,7 +113,7 @@ def _read_folder_or_hub(name: str, revision: str | None, kind: str) -> tuple[Any
         AutoTokenizer,
     )
 
-    folder = Path(name).expanduser()
+    folder = folder_of(name)
     source, options = _source(name, revision)
     config = _read_config(name, source, options)
     found = _kind(name, config)

@@ -11,15 +11,17 @@ import sqlalchemy
 from autoprompt.search.folder import RunError, RunFolder
 from storage.store import StoreAddress, safe_url
 
+_OPTION, _VARIABLE = "--storage", "AUTOPROMPT_STORAGE"
 
-def without_password(url: str) -> str:
+
+def without_password(url: str, field: str = _OPTION) -> str:
     """The URL as run.toml keeps it: its password comes from --storage, AUTOPROMPT_STORAGE or the
-    database client's own files. Raises StoreAddress when it is none."""
+    database client's own files. Raises StoreAddress when it is none, which names `field`."""
     try:
         parsed = sqlalchemy.engine.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise StoreAddress(
-            f"--storage {safe_url(url)}: not a database URL; write sqlite:///FILE.db or "
+            f"{field} {safe_url(url)}: not a database URL; write sqlite:///FILE.db or "
             "postgresql+psycopg://HOST/NAME"
         ) from None
     query = {key: value for key, value in parsed.query.items() if "password" not in key.lower()}
@@ -34,7 +36,7 @@ def without_password(url: str) -> str:
     return bare.render_as_string(hide_password=False)
 
 
-def _absolute(url: str) -> str:
+def _absolute(url: str, field: str) -> str:
     """A SQLite file by its whole path, since later verbs may run in another folder; other URLs as
     they are. Raises StoreAddress for a database in memory: it would end with the search."""
     try:
@@ -45,12 +47,13 @@ def _absolute(url: str) -> str:
         return url
     if parsed.database in (None, "", ":memory:"):
         raise StoreAddress(
-            f"--storage {safe_url(url)}: a database in memory is gone with the search; "
+            f"{field} {safe_url(url)}: a database in memory is gone with the search; "
             "write sqlite:///FILE.db"
         )
     if parsed.database.startswith("file:"):
         return url
-    whole = parsed.set(database=str(Path(parsed.database).expanduser().absolute()))
+    file = os.path.expanduser(parsed.database)  # pathlib's raises for a home that nobody has
+    whole = parsed.set(database=str(Path(file).absolute()))
     return whole.render_as_string(hide_password=False)
 
 
@@ -58,16 +61,15 @@ def storage_url(folder: RunFolder, given: str | None, manifest: dict[str, Any] |
     """--storage, else AUTOPROMPT_STORAGE, else what run.toml names (without its password), else
     the SQLite file in RUN."""
     stored = (manifest or {}).get("storage", "")
-    given = None if given is None else _absolute(given)
-    named = given or _absolute(os.environ.get("AUTOPROMPT_STORAGE", ""))
+    field = _OPTION if given else _VARIABLE
+    named = _absolute(given or os.environ.get(_VARIABLE, ""), field)
     url = named or stored or folder.default_url()
-    if manifest is None:
-        return url
-    if given is None and not stored:
+    if not (given or stored) and (manifest is not None or not named):
         return folder.default_url()
-    if without_password(url) != (stored or folder.default_url()):
+    bare = without_password(url, field)
+    if manifest is not None and bare != (stored or folder.default_url()):
         raise RunError(
-            f"--storage {safe_url(url)}: {folder.path} is stored in {stored or 'its study.db'}; "
+            f"{field} {safe_url(url)}: {folder.path} is stored in {stored or 'its study.db'}; "
             "give that, or another --out"
         )
     return url

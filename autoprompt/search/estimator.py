@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import shutil
 import tempfile
+import threading
+import uuid
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from autoprompt.config import read_overrides
+from autoprompt.config import ConfigError, read_overrides
 from autoprompt.data.readers import Columns, Table, read
-from autoprompt.data.task import DataError, Example, digest, single_texts
 from autoprompt.search.clock import Clock
+from autoprompt.search.folder import RunError
+from autoprompt.search.in_memory import Texts, examples, file_named, labels, table, unlabeled
 from autoprompt.search.settings import Options
 from autoprompt.search.stop import Stopped
+from storage.store import safe_url
 
-Texts = Sequence[str] | Sequence[tuple[str, str]]
+if TYPE_CHECKING:
+    from autoprompt.learners.bundle import Predictor
+    from autoprompt.report.leaderboard import Row
+    from autoprompt.search.opened import OpenRun
 
 
 class PromptSearch(ClassifierMixin, BaseEstimator):
@@ -33,13 +43,19 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
     fresh temporary run; with `out` given, the same data continues that run and other data raises
     RunError.
 
-    X is a sequence of texts, or of pairs of texts; y the label names. `fit` also takes a file name
-    (or `hf:` name) as X with y left out. `unlabeled` is a file name or a sequence like X; `words`
-    may also be a mapping from labels to words.
+    X is a sequence of texts, or of pairs of texts, or a table with one column of texts; y the label
+    names. `fit` also takes a file name (or `hf:` name) as X with y left out. `unlabeled` is a file
+    name or a sequence like X; `words` may also be a mapping from labels to words.
 
     Attributes after `fit`: `classes_` (label names in order), `best_` (the winning row),
-    `run_` (the run's folder).
+    `run_` (the run's folder). Threads may share a fitted search for predictions. It can be pickled:
+    with `out` it finds its run there again, of a temporary run the bundle goes along.
     """
+
+    classes_: np.ndarray
+    best_: Row | None
+    _kept: KeptRun
+    _columns: np.ndarray  # of the bundle's probabilities, in the order of `classes_`
 
     def __init__(
         self,
@@ -84,62 +100,48 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
         self.config = config
         self.settings = settings
 
-    def fit(self, X: Texts | str, y: Sequence[Any] | None = None) -> PromptSearch:
-        """Search on X, y. Raises DataError, RunError and the other module errors."""
-        from autoprompt.search import job
+    def fit(self, X: Texts | str | Path, y: Sequence[Any] | None = None) -> PromptSearch:
+        """Search on X, y. Raises DataError, RunError and the other module errors, after which the
+        estimator is what it was before, fitted or not."""
+        from autoprompt.report.leaderboard import winner
+        from autoprompt.search.opened import leaderboard, open_run
 
-        data: str | Table
-        if isinstance(X, str):
-            data = X
-        else:
-            if y is None:
-                raise DataError("y: missing; give one label per text, or a file name as X")
-            data = table(X, y)
-            names = {str(label): label for label in y}
-        if self.out is None:
-            self.run_ = self._fresh_run()
-        else:
-            self.run_ = Path(self.out)
-        clock = Clock(None)
+        data: str | Table | None = file_named(X, y)
+        names: dict[str, Any] = {}
+        if data is None:
+            given = labels(y)
+            data = table(X, given)
+            names = {str(label): label for label in given}
+        kept = KeptRun(self.out)
         try:
-            record = job.search(data, self._options(), job.Listener(), clock)
-        except Stopped as stopped:  # in Python these have names of their own
-            if stopped.exit_code == 130:
-                raise KeyboardInterrupt from None
-            raise SystemExit(stopped.exit_code) from None
-        self._bundle: Any = None
-        original = {} if isinstance(X, str) else names
-        classes = np.array([original.get(label, label) for label in record.labels])
-        self._columns = np.argsort(classes, kind="stable")  # ours are sorted as texts: 10 before 9
-        self.classes_ = classes[self._columns]
-        self.best_ = next((row for row in self._rows() if row.trial == self._winner()), None)
+            found = _search(data, self._options(kept.path))
+            with open_run(kept.path) as run:
+                best = winner(leaderboard(run))
+            classes = np.array([names.get(label, label) for label in found])
+            columns = np.argsort(classes, kind="stable")  # ours are sorted as texts: 10 before 9
+        except BaseException:
+            kept.forget()
+            raise
+        fitted = {"_kept": kept, "_columns": columns, "classes_": classes[columns], "best_": best}
+        self.__dict__.update(fitted)  # together: nobody meets half an estimator
         return self
 
-    def _fresh_run(self) -> Path:
-        """A temporary run that lives as long as this object, or until the next `fit`."""
-        forget: Any = getattr(self, "_forget", None)
-        if forget is not None:
-            forget()
-        folder = tempfile.mkdtemp(prefix="autoprompt-")
-        self._forget: Any = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder) / "run"
-
-    def _options(self) -> Options:
+    def _options(self, out: Path) -> Options:
         settings = self.settings or {}
         if not isinstance(settings, Mapping):
             settings = read_overrides(settings)
         return Options(
-            out=self.run_,
+            out=out,
             model=None if self.model is None else str(self.model),
             presets=_several(self.preset),
             templates=_several(self.template),
             words=_words(self.words),
-            shots=self.shots,
-            unlabeled=_unlabeled(self.unlabeled),
+            shots=_whole("shots", self.shots),
+            unlabeled=unlabeled(self.unlabeled),
             pool=None if self.pool is None else Path(self.pool),
-            trials=self.trials,
+            trials=_whole("trials", self.trials),
             minutes=self.minutes,
-            seed=self.seed,
+            seed=_whole("seed", self.seed),
             storage=self.storage,
             study=self._study_name,
             device=self.device,
@@ -156,45 +158,42 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Texts) -> np.ndarray:
         """Probabilities [N, C], columns as `classes_`."""
         check_is_fitted(self, "classes_")
-        if self._bundle is None:
-            from autoprompt.learners.bundle import load_bundle
-
-            self._bundle = load_bundle(self.run_ / "bundle", self.device or "auto")
-        found = np.asarray(self._bundle.probabilities([_example(text) for text in X]))
-        return found[:, self._columns]
+        predictor = self._kept.predictor(self.device or "auto")
+        return predictor.probabilities(examples(X))[:, self._columns]
 
     def leaderboard(self) -> list[dict[str, Any]]:
         """All trials and baselines, ranked: the rows of `autoprompt leaderboard --json`."""
-        return [row.to_dict() for row in self._rows()]
+        from autoprompt.search.opened import leaderboard
+
+        check_is_fitted(self, "classes_")
+        with self._kept.opened() as run:
+            return [row.to_dict() for row in leaderboard(run)]
 
     def test(
-        self, X: Texts | str, y: Sequence[Any] | None = None, *, again: bool = False
+        self, X: Texts | str | Path, y: Sequence[Any] | None = None, *, again: bool = False
     ) -> dict[str, Any]:
         """Open test data once: winner and baselines. Raises RunError for a second time."""
         from autoprompt.search import exam
-        from autoprompt.search.opened import examine, open_run
+        from autoprompt.search.opened import examine
 
         check_is_fitted(self, "classes_")
-        with open_run(self.run_) as run, run.folder.locked():
+        with self._kept.opened() as run, run.folder.locked():
             exam.refuse_second(run.store, run.study, run.folder, again)
-            if isinstance(X, str):
-                found = read(X, run.columns)
-                if run.task.kind == "single":  # a second text is no part of the task
-                    found = replace(found, examples=single_texts(found.examples))
-            elif y is None:
-                raise DataError("y: missing; give one label per text, or a file name as X")
-            else:
-                found = table(X, y)
+            file = file_named(X, y)
+            columns = run.columns
+            if run.task.kind == "single":  # a second text is no part of it
+                columns = replace(columns, text_b="")
+            found = table(X, y) if file is None else read(file, columns)
             run.task.label_ids(found.examples)
             return examine(run, found)
 
     def export(self, bundle: str | Path, trial: int | None = None, *, peft: bool = False) -> Path:
         """Write the winner (or another trial) as a folder for `autoprompt.load`; with `peft` its
         learned prompt as an adapter of PEFT too."""
-        from autoprompt.search.opened import export, open_run
+        from autoprompt.search.opened import export
 
         check_is_fitted(self, "classes_")
-        with open_run(self.run_) as run:
+        with self._kept.opened() as run:
             export(run, Path(bundle), trial, peft=peft)
         return Path(bundle)
 
@@ -204,41 +203,119 @@ class PromptSearch(ClassifierMixin, BaseEstimator):
 
         The option and the attribute share their name; `get_params` always gives the option.
         """
-        if not hasattr(self, "run_"):
+        if not hasattr(self, "_kept"):
             return self._study_name
         import optuna
 
-        from autoprompt.search.opened import open_run
-
-        with open_run(self.run_) as run:
+        with self._kept.opened() as run:
             try:
                 return optuna.load_study(study_name=run.study.name, storage=run.url)
             except KeyError:
                 raise NotFittedError(
-                    f"RUN {self.run_}: its search was stopped before the first trial; fit it again"
+                    f"RUN {self.run_}: its sampler's study is not in the database; fit it again"
                 ) from None
 
     @study.setter
     def study(self, name: str | None) -> None:
         self._study_name = name
 
+    @property
+    def storage(self) -> str | None:
+        """The constructor's URL, password and all; `repr` hides that."""
+        return self._storage
+
+    @storage.setter
+    def storage(self, url: str | None) -> None:
+        # `clone` wants the very object back that it gave
+        plain = isinstance(url, str) and not isinstance(url, _Address)
+        self._storage = _Address(url) if plain else url
+
+    @property
+    def run_(self) -> Path:
+        """The run's folder; of a temporary run that was pickled, one with its bundle alone."""
+        if not hasattr(self, "_kept"):
+            raise AttributeError("run_: there is none before fit")
+        return self._kept.path
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's parameters."""
         names = [name for name in self._get_param_names() if name != "study"]
         return {name: getattr(self, name) for name in names} | {"study": self._study_name}
 
-    def _rows(self) -> list[Any]:
-        from autoprompt.search.opened import leaderboard, open_run
 
-        check_is_fitted(self, "classes_")
-        with open_run(self.run_) as run:
-            return leaderboard(run)
+class KeptRun:
+    """The run of a fitted estimator: RUN at `path`, or a temporary one, which ends as this object.
 
-    def _winner(self) -> int | None:
-        from autoprompt.report.leaderboard import winner
+    Pickled, a temporary run is its bundle alone, for predictions: a model that is handed on should
+    not take the labelled texts along.
+    """
 
-        best = winner(self._rows())
-        return best.trial if best else None
+    def __init__(self, path: str | Path | None) -> None:
+        self._turn = threading.RLock()
+        self._forget: Any = None  # of a temporary run
+        self._files: dict[str, bytes] | None = None  # of a bundle that is not on the disk yet
+        self._whole = True
+        self._predictor: Predictor | None = None
+        self._path = self._fresh() if path is None else Path(path)
+
+    def _fresh(self) -> Path:
+        """Its name is that of a study too, and databases are shared: there is no other like it."""
+        folder = tempfile.mkdtemp(prefix="autoprompt-")
+        self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder) / f"run-{uuid.uuid4().hex}"
+
+    @property
+    def path(self) -> Path:
+        with self._turn:
+            if self._files is not None:
+                fresh = self._fresh()
+                try:
+                    fresh.mkdir(0o700)
+                    _write_privately(fresh / "bundle", self._files)
+                except BaseException:
+                    self.forget()
+                    raise
+                self._path, self._files = fresh, None
+            return self._path
+
+    def forget(self) -> None:
+        """Remove a temporary run now; one that has a name stays, as it can be continued."""
+        if self._forget is not None:
+            self._forget()
+
+    def predictor(self, device: str) -> Predictor:
+        """The loaded bundle, the same one for every thread."""
+        from autoprompt.learners.bundle import load_bundle
+
+        with self._turn:
+            if self._predictor is None:
+                self._predictor = load_bundle(self.path / "bundle", device)
+            return self._predictor
+
+    def opened(self) -> AbstractContextManager[OpenRun]:
+        """The run, to be read. Raises RunError where only its bundle has come along."""
+        from autoprompt.search.opened import open_run
+
+        if not self._whole:
+            raise RunError(
+                "out: of a temporary run the bundle alone is pickled, which predicts; fit with "
+                "out=FOLDER to keep leaderboard, study, test and export"
+            )
+        return open_run(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._turn:
+            files = self._files
+            if files is None and self._forget is not None:
+                files = _read_all(self._path / "bundle")
+            return {"path": self._path.absolute(), "files": files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+        self._files, self._whole = state["files"], state["files"] is None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KeptRun:
+        return self  # nobody changes it, and it lasts as long as its last user
 
 
 def _several(value: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -257,42 +334,45 @@ def _words(value: str | Sequence[str] | Mapping[str, Any] | None) -> tuple[str, 
     )
 
 
-def _unlabeled(value: str | Path | Texts | None) -> str | Table | None:
-    """A file's name, or texts as a reader would give them."""
-    if value is None or isinstance(value, (str, Path)):
-        return None if value is None else str(value)
-    found = tuple(_example(text, None, line) for line, text in enumerate(value, start=1))
-    if not found:
-        raise DataError("unlabeled: no text at all; give texts, or leave it out")
-    for line, example in enumerate(found, start=1):
-        if not example.text.strip():
-            raise DataError(f"unlabeled: row {line} is empty; leave it out")
-    return Table("unlabeled", Columns("text", None, None), found, digest(found))
+def _whole(name: str, value: Any) -> int | None:
+    """A number of the constructor, which may be one of NumPy's, as int."""
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise ConfigError(f"{name}: {value!r} is no whole number; give one such as 16") from None
 
 
-def _example(text: Any, label: Any = None, line: int | None = None) -> Example:
-    """An example from a text or a pair of texts. Raises DataError for anything else."""
-    name = None if label is None else str(label)
-    if isinstance(text, str):
-        return Example(text, None, name, line)
-    if isinstance(text, (tuple, list, np.ndarray)) and len(text) == 2:
-        first, second = text
-        if isinstance(first, str) and isinstance(second, str):
-            return Example(str(first), str(second), name, line)
-    raise DataError(f"X: {text!r} is neither a text nor a pair of texts; give str or (str, str)")
+def _read_all(folder: Path) -> dict[str, bytes]:
+    """The files below `folder` by their names in it."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
-def table(X: Texts, y: Sequence[Any]) -> Table:
-    """Texts and labels as the readers would give them. Raises DataError on unequal lengths."""
-    texts, labels = list(X), list(y)
-    if len(texts) != len(labels):
-        raise DataError(f"y: {len(labels)} labels for {len(texts)} texts; give one per text")
-    examples = []
-    for line, (text, label) in enumerate(zip(texts, labels), start=1):
-        example = _example(text, label, line)
-        second = example.text_b
-        empty = not example.text.strip() or (second is not None and not second.strip())
-        if empty or not (example.label or "").strip():
-            raise DataError(f"row {line}: empty text or label; leave the row out")
-        examples.append(example)
-    return Table("in memory", Columns("text", None, "label"), tuple(examples), digest(examples))
+def _write_privately(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put them back so that the owner alone may read them: a bundle can hold labelled texts."""
+    for name, content in files.items():
+        for above in reversed(Path(name).parents):
+            (folder / above).mkdir(0o700, exist_ok=True)
+        descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
+
+
+def _search(data: str | Table, options: Options) -> tuple[str, ...]:
+    """The labels of a search that has ended. In Python, what stops it has names of its own."""
+    from autoprompt.search import job
+
+    try:
+        return job.search(data, options, job.Listener(), Clock(None)).labels
+    except Stopped as stopped:
+        if stopped.exit_code == 130:
+            raise KeyboardInterrupt from None
+        raise SystemExit(stopped.exit_code) from None
+
+
+class _Address(str):
+    """A database's URL whose password no `repr` shows, nor that of what holds it: scikit-learn
+    prints the parameters of nested estimators without asking these."""
+
+    def __repr__(self) -> str:
+        return repr(safe_url(str(self)))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from autoprompt.data.metrics import METRICS, accuracy_ci95, metrics
-from autoprompt.data.readers import Table
+from autoprompt.data.readers import Table, refuse_other_kind
 from autoprompt.data.splits import overlap
 from autoprompt.data.task import Example, Task, content_key
 from autoprompt.learners.bundle import load_bundle
@@ -54,9 +54,11 @@ def examine(
 ) -> dict[str, Any]:
     """Train what is missing, score everything on the table, record the opening.
 
-    Returns the JSON document of `test`. Raises DataError for a label unseen in training.
+    Returns the JSON document of `test`. Raises DataError for a label unseen in training,
+    ColumnError for pairs where the task has single texts, or the reverse.
     """
-    task.label_ids(table.examples)  # an unknown label must not cost an opening
+    refuse_other_kind(table, task.kind)  # as an unknown label, it must not cost an opening
+    task.label_ids(table.examples)
     board = rows(store, study)
     best = winner(board)
     if best is None:

@@ -46,7 +46,7 @@ class RunBusy(RuntimeError):
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY}
-_MISNAMED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR} | _TAKEN
+_MISNAMED = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP} | _TAKEN
 
 
 @contextmanager

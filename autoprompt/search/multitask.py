@@ -122,7 +122,8 @@ def _progress(steps: int, say: Callable[[str], None]) -> Callable[[int, float], 
 
 
 def _read_task(source: str, options: PoolOptions, say: Callable[[str], None]) -> PoolTask:
-    rows = read(source, options.columns).examples
+    table = read(source, options.columns)
+    source, rows = table.source, table.examples
     if options.shots is not None:
         drawn = draw_shots(rows, options.shots, options.settings.seed)
         for label, count in drawn.short.items():

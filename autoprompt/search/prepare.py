@@ -63,25 +63,22 @@ def prepare(
     """Read the data and resolve the settings; check them against the run, if there is one."""
     manifest = folder.read_manifest() if folder.exists else None
     stored = from_manifest(manifest["settings"]) if manifest else None
-    columns = options.columns
-    if manifest:
-        columns = Columns(
-            **{
-                name: getattr(columns, name) or manifest["columns"].get(name)
-                for name in ("text", "text_b", "label")
-            }
-        )
+    remembered = Columns(**manifest["columns"]) if manifest else Columns()
+    columns = options.columns.over(remembered)
     table = read(data, columns) if isinstance(data, str) else data
     unlabeled: tuple[Example, ...] = ()
     unlabeled_digest = None
     if options.unlabeled is not None:
         found = options.unlabeled
         if isinstance(found, str):
-            beside = dataclasses.replace(columns, label=None)
+            # that DATA has a usual name asks nothing of a file beside it
+            beside = options.columns.over(remembered.unusual())
+            if all(row.text_b is None for row in table.examples):
+                beside = dataclasses.replace(beside, text_b="")
             found = read(found, beside, labelled=False, beside="--unlabeled")
         # labels that happen to stand there are not ours to see
         unlabeled = tuple(dataclasses.replace(row, label=None) for row in found.examples)
-        unlabeled_digest = found.digest
+        unlabeled_digest = digest(unlabeled)
     pool = None
     if options.pool is not None:
         pool = open_pool(options.pool)
@@ -137,7 +134,9 @@ def prepare(
             "rows": len(labelled),
         },
         "columns": {
-            key: value for key, value in dataclasses.asdict(table.columns).items() if value
+            key: value
+            for key, value in dataclasses.asdict(table.columns).items()
+            if value is not None
         },
         "settings": settings.to_manifest(),
     }

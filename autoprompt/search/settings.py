@@ -184,7 +184,7 @@ def resolve(
 
 def located(model: str) -> str:
     """A model's name; of a folder its whole path, since later verbs run elsewhere."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))  # pathlib's raises for a home that nobody has
     return str(folder.resolve()) if model not in ("", BUILTIN) and folder.is_dir() else model
 
 

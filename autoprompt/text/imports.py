@@ -196,7 +196,7 @@ def _openprompt_part(source: str, options: dict[str, object]) -> Part:
         part = Part("mask")
     elif "soft" in rest and rest["soft"] is None:
         length = rest.get("duplicate", 1)
-        if isinstance(length, int) and length > 0:
+        if type(length) is int and length > 0:  # True is one, too
             rest.pop("soft")
             rest.pop("duplicate", None)
             part = Part("soft", length=length)

@@ -70,10 +70,10 @@ def is_name(text: str) -> bool:
 def find(name: str, error: Callable[[str], Exception]) -> tuple[Published, ...]:
     """The prompt of a name, or all of a group's; `error` for a name that nobody has."""
     name = name.strip()
-    found = tuple(one for one in prompts() if name in (one.name, one.group))
+    found = tuple(one for one in prompts() if name.lower() in (one.name, one.group))
     if not found:
         known = list(dict.fromkeys(one.group for one in prompts()))
-        near = plugins.nearest(name.partition("/")[0], known)
+        near = plugins.nearest(name.lower().partition("/")[0], known)
         raise error(f"no published prompt named {name!r}; {near}")
     return found
 

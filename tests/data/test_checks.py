@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autoprompt.data.checks import check, recommended_metric
-from autoprompt.data.readers import Table, read
+import pytest
+
+from autoprompt.data.checks import check, read_beside, recommended_metric
+from autoprompt.data.readers import Columns, Table, read
 
 
 def table(path: Path, rows: str, *, labelled: bool = True) -> Table:
@@ -69,10 +71,56 @@ def test_a_test_file_must_fit_the_data(tmp_path: Path) -> None:
     (message,) = check(data, test=test).fatal
     assert message.startswith("test: label 'z' (line 3, 4) is not in data (labels: x, y)")
     pairs = tmp_path / "c.csv"
-    pairs.write_text("text,text_b,label\none,two,x\n")
-    assert "--text-b" in check(data, test=read(str(pairs))).fatal[0]
-    assert "--text-b" in check(data, unlabeled=read(str(pairs))).fatal[0]
+    pairs.write_text("text,text_b,label\na,a,x\nb,b,x\nc,c,y\nd,d,y\n")
+    assert "--text-b" in check(read(str(pairs)), test=data).fatal[0]
+    alone = table(tmp_path / "d.csv", "five\n", labelled=False)
+    assert "--text-b" in check(read(str(pairs)), unlabeled=alone).fatal[0]
     assert "no rows" in check(data, test=table(tmp_path / "d.csv", "")).fatal[0]
+
+
+def test_a_second_text_beside_single_texts_is_left_aside(tmp_path: Path) -> None:
+    """As search and test do, so nothing there is fatal; what is counted is the single texts."""
+    data = table(tmp_path / "a.csv", "one,x\ntwo,x\nthree,y\nfour,y\n")
+    (tmp_path / "b.csv").write_text("text,text_b,label\none,more,x\nfive,,y\nfive,b,y\n")
+    (tmp_path / "c.csv").write_text("text,text_b\ntwo,more\n")
+    test = read_beside(data, "test", str(tmp_path / "b.csv"), Columns())
+    unlabeled = read_beside(data, "unlabeled", str(tmp_path / "c.csv"), Columns(), labelled=False)
+    report = check(data, test=test, unlabeled=unlabeled)
+    assert report.fatal == ()
+    assert report.rows == {"data": 4, "test": 3, "unlabeled": 1}
+    assert report.overlaps == {"data/test": 1, "data/unlabeled": 1, "test/unlabeled": 0}
+    assert report.duplicates["test"] == 1
+    for name in ("test", "unlabeled"):
+        assert f"{name}: a second text is left aside" in "\n".join(report.warnings)
+    pairs = read(str(tmp_path / "c.csv"), labelled=False)
+    assert check(data, unlabeled=pairs).overlaps == {"data/unlabeled": 1}
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (("gut", "Gut"), "'Gut', 'gut'"),
+        (("caf\u00e9", "cafe\u0301"), r"'cafe\u0301', 'caf\xe9'"),
+        (("good", "go\u200bod"), r"'good', 'go\u200bod'"),
+        (("☺", "☺\ufe0f"), r"'\u263a', '\u263a\ufe0f'"),
+        (("1", "1.0"), "'1', '1.0'"),
+        (("100", "1e2"), "'100', '1e2'"),
+        (("größe", "Größe"), "'Größe', 'größe'"),
+    ],
+)
+def test_labels_that_look_alike_are_told_apart(
+    labels: tuple[str, str], told: str, tmp_path: Path
+) -> None:
+    data = table(tmp_path / "a.csv", "".join(f"{n},{labels[n % 2]}\n" for n in range(4)))
+    (warning,) = check(data).warnings
+    assert warning.startswith(f"label: {told} differ in case")
+    assert "\u200b" not in warning
+
+
+@pytest.mark.parametrize("labels", [("1", "10"), ("1", "-1"), ("e", "é"), ("inf", "infinity")])
+def test_labels_that_differ_are_not_warned_about(labels: tuple[str, str], tmp_path: Path) -> None:
+    data = table(tmp_path / "a.csv", "".join(f"{n},{labels[n % 2]}\n" for n in range(4)))
+    assert check(data).warnings == ()
 
 
 def test_the_metric_changes_past_twice_the_smallest_class() -> None:

@@ -22,6 +22,7 @@ from autoprompt.data.readers import (
     read,
     read_rows,
     read_stream,
+    refuse_other_kind,
     write_rows,
 )
 from autoprompt.data.task import DataError, Example, digest
@@ -239,6 +240,11 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read(str(tmp_path / "none.csv"))
     with pytest.raises(DataError, match="is a folder"):
         read(str(tmp_path))
+    for lost in ("I was charged twice. " * 20, str(tmp_path / ("x" * 300 + ".csv"))):
+        with pytest.raises(DataError, match=r"data: '.*' cannot be opened .*; give a file's name"):
+            read(lost)
+    with pytest.raises(DataError, match="--test: an empty name; give a file"):
+        read("", beside="--test")
 
 
 def test_columns_that_are_not_used_need_not_be_strings(write: Write) -> None:
@@ -271,11 +277,94 @@ def test_a_column_that_is_not_there(write: Write, columns: Columns, message: str
     assert caught.value.exit_code == 2
 
 
-def test_rows_without_labels(write: Write) -> None:
-    path = write("a.csv", "text\na\n")
-    assert read(path, Columns(label="gold"), labelled=False).examples[0].label is None
-    path = write("a.csv", "text,label\na,x\nb,\n")
-    assert [row.label for row in read(path, labelled=False).examples] == ["x", None]
+def test_labels_that_are_not_wanted_are_not_read(write: Write) -> None:
+    bare = read(write("a.csv", "text\na\nb\n"), Columns(label="gold"), labelled=False)
+    assert [row.label for row in bare.examples] == [None, None]
+    lists = '{"text": "a", "label": ["x"]}\n{"text": "b", "label": ""}\n'
+    for path in (write("b.csv", "text,label\na,x\nb,\n"), write("b.jsonl", lists)):
+        table = read(path, labelled=False)
+        assert table.columns == Columns("text", None, None)
+        assert table.digest == bare.digest
+
+
+NEVER_FILLED = [
+    '{"text": "a", "text_b": null, "label": "x"}\n{"text": "b", "label": "y"}\n',
+    '{"text": "a", "label": "x"}\n{"text": "b", "text_b": null, "label": "y"}\n',
+]
+
+
+@pytest.mark.parametrize("content", NEVER_FILLED)
+def test_a_second_text_that_no_row_has_is_none(write: Write, content: str) -> None:
+    path = write("a.jsonl", content)
+    for lenient in (False, True):
+        table = read(path, lenient=lenient)
+        assert table.columns == Columns("text", None, "label")
+        assert [row.text_b for row in table.examples] == [None, None]
+    with pytest.raises(DataError, match="line 1: column 'text_b' is empty"):
+        read(path, Columns(text_b="text_b"))
+    with pytest.raises(DataError, match="line 1: column 'text_b' is empty"):
+        read(write("b.jsonl", content + '{"text": "c", "text_b": "d", "label": "x"}\n'))
+    with pytest.raises(DataError, match="line 2: column 'text_b' is empty"):
+        read(write("a.csv", "text,text_b,label\na,,x\n"))
+
+
+def test_kept_rows_of_single_texts_are_data_again(tmp_path: Path) -> None:
+    kept = [Example("a", None, "x", 2), Example("b", None, "y", 3)]
+    write_rows(tmp_path / "labelled.jsonl", kept)
+    assert read(str(tmp_path / "labelled.jsonl")).digest == digest(kept)
+
+
+def test_an_empty_name_is_no_second_text(write: Write) -> None:
+    path = write("a.csv", "text,text_b,label\na,,x\nb,c,y\n")
+    table = read(path, Columns(text_b=""))
+    assert table.columns == Columns("text", "", "label")
+    assert [row.text_b for row in table.examples] == [None, None]
+    for empty in (Columns(text=""), Columns(label="")):
+        with pytest.raises(ColumnError, match="no column ''"):
+            read(path, empty)
+
+
+def test_names_given_go_over_names_remembered() -> None:
+    remembered = Columns("text_a", "text_b", "topic")
+    assert Columns("message", "").over(remembered) == Columns("message", "", "topic")
+    assert remembered.unusual() == Columns(None, None, "topic")
+    assert Columns("body", "", "label").unusual() == Columns("body", "", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("pair", "text\na\n", "--text-b: pairs are wanted, and .*a.csv has single texts"),
+        ("single", "text,text_b\na,b\n", "--text-b: single texts are wanted, and .*has pairs"),
+    ],
+)
+def test_a_table_of_the_other_kind(write: Write, kind: str, content: str, message: str) -> None:
+    table = read(write("a.csv", content), labelled=False)
+    with pytest.raises(ColumnError, match=message):
+        refuse_other_kind(table, kind)
+    refuse_other_kind(table, {"pair": "single", "single": "pair"}[kind])
+
+
+def test_a_name_that_is_not_utf8_is_one_that_can_be_stored(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"d\xff.csv")
+    path.write_text("text,label\na,x\n", encoding="utf-8")
+    table = read(str(path))
+    assert table.source == f"{tmp_path}/d\\udcff.csv"
+    assert len(table.examples) == 1
+    path.write_text("text,label\na\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read(str(path))
+    assert str(caught.value).encode("utf-8").startswith(table.source.encode("utf-8"))
+
+
+def test_another_sign_between_columns_is_told(write: Write) -> None:
+    for sign in (";", "\t", "|"):
+        path = write("a.csv", f"text{sign}label\none, two{sign}x\n")
+        with pytest.raises(DataError, match="line 2: 2 fields instead of 1") as caught:
+            read(path)
+        assert f"separated by {sign!r}" in str(caught.value)
+    with pytest.raises(DataError, match="quote a text that holds ','"):
+        read(write("a.csv", "text\none, two\n"), labelled=False)
 
 
 def test_a_blank_line_in_a_file_of_one_column_is_a_missing_text(write: Write) -> None:
@@ -312,6 +401,18 @@ def test_parquet(tmp_path: Path) -> None:
         read(path, Columns(text="n"))
     with pytest.raises(DataError, match="row 1: column 'tokens' holds a list"):
         read(path, Columns(text="tokens"))
+
+
+def test_nan_is_a_missing_label_in_parquet_and_a_word_in_csv(tmp_path: Path, write: Write) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = str(tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"text": ["a", "b"], "label": [1.0, float("nan")]}), path)
+    with pytest.raises(DataError, match="row 2: column 'label' is empty"):
+        read(path)
+    assert [row.label for row in read(path, lenient=True).examples] == ["1.0"]
+    assert read(write("a.csv", "text,label\na,nan\n")).examples[0].label == "nan"
 
 
 def test_hugging_face_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +463,14 @@ def test_stream() -> None:
     assert read_stream(io.BytesIO(lines)) == expected
     assert read_stream(io.TextIOWrapper(io.BytesIO(lines), encoding="ascii")) == expected
     assert read_stream(io.StringIO("a")) == (Example("a", None, None, 1),)
+
+
+def test_a_second_text_of_a_stream_is_read_for_pairs_alone() -> None:
+    null = '{"text": "a", "text_b": null}\n'
+    assert read_stream(io.StringIO(null)) == (Example("a", None, None, 1),)
+    for second in ('"b"', '""', '["b"]', "null"):
+        rows = io.StringIO(f'{{"text": "a", "text_b": {second}}}\n')
+        assert read_stream(rows, pairs=False) == (Example("a", None, None, 1),)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from autoprompt.learners.bundle import (
     write_metrics,
 )
 from autoprompt.learners.card import render_card
+from autoprompt.learners.majority import Majority
 from autoprompt.learners.members import ensemble_of
 from autoprompt.learners.workshop import Workshop
 from autoprompt.prompts.base import PromptError
@@ -373,3 +378,42 @@ def test_people_s_words_on_the_card_are_no_markup() -> None:
         inside ^= line.startswith("```")
         bare = re.sub(r"`[^`]*`", "", line)
         assert inside or not re.search(r"(?<!\\)[<\[]", bare), line
+
+
+@pytest.mark.usefixtures("unproved")
+@pytest.mark.parametrize("method", ["hard", "prefix_tuning"])
+def test_threads_get_what_one_gets(method: str, workshop: Workshop, tmp_path: Path) -> None:
+    """A model that reads is changed meanwhile: two readers would meet each other's changes."""
+    saved(method, workshop, tmp_path / "made")
+    predictor = load_bundle(tmp_path / "made", device="cpu")
+    parts = [[f"{text.text} {word}" for text in TEXTS] for word in ("good", "dull", "very brave !")]
+    alone = [predictor.probabilities(part) for part in parts]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(predictor.probabilities, parts * 10))
+    for number, together in enumerate(found):
+        numpy.testing.assert_array_equal(together, alone[number % len(parts)])
+
+
+def test_one_thread_scores_at_a_time() -> None:
+    met = threading.Barrier(2)  # passed by two that score at once, and by no one alone
+
+    class Meeting(Majority):
+        def scores(self, examples: Sequence[Example]) -> numpy.ndarray:
+            with suppress(threading.BrokenBarrierError):
+                met.wait(0.3)
+                raise AssertionError("two threads scored at once")
+            return super().scores(examples)
+
+    learner = Meeting(TASK)
+    learner.fit(ROWS, seed=0)
+    predictor = bundle.Predictor(TASK, learner)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(predictor.predict, ["a film"]) for _ in range(2)]
+        assert [one.result() for one in asked] == [["bad | one"]] * 2
+
+
+def test_a_predictor_says_what_to_do_in_place_of_a_pickle() -> None:
+    predictor = bundle.Predictor(TASK, Majority(TASK))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match=r"load\(FOLDER\)"):
+            pickle.dumps(predictor, protocol)

@@ -121,7 +121,7 @@ def test_a_tokenizer_without_mask_is_refused(
     assert "no mask token" in refused(folder)
 
 
-@pytest.mark.parametrize("name", ["./no/such/folder", "a/b/c", "not a name!"])
+@pytest.mark.parametrize("name", ["./no/such/folder", "a/b/c", "not a name!", "~nobody-here/model"])
 def test_names_that_are_nothing(name: str) -> None:
     assert "folder" in refused(name)
 

@@ -90,6 +90,13 @@ def test_broken_files(tmp_path, text, parts):
     assert "\n" not in message
 
 
+def test_a_mark_of_utf8_is_no_part_of_a_file(tmp_path):
+    """Some editors put it first."""
+    path = tmp_path / "mine.toml"
+    path.write_text('include = ["tfidf"]\n', encoding="utf-8-sig")
+    assert presets.load(str(path)) == presets.load("tfidf")
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(SpaceError, match="no file"):
         presets.load(str(tmp_path / "none.toml"))

@@ -123,6 +123,7 @@ def test_openprompt_refuses_what_it_cannot_mean(source: str) -> None:
         ('{"placeholder":"text_a"} {"soft": "It was"} {"mask"}', "'soft' in the piece"),
         ('{"placeholder":"text_a"} {"soft": None, "soft_id": 1} {"mask"}', "'soft_id'"),
         ('{"placeholder":"text_a"} {"soft": None, "duplicate": 0} {"mask"}', "'duplicate'"),
+        ('{"placeholder":"text_a"} {"soft": None, "duplicate": True} {"mask"}', "'duplicate'"),
         ('{"soft": None, "duplicate": 9, "same": True} {"mask"}', "'same' in the piece"),
         ('{"placeholder":"text_a"} {"special": "<wow>"} {"mask"}', "'special'"),
     ],

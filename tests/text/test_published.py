@@ -60,6 +60,14 @@ def test_as_published(name: str, native: str | None, words: str | None) -> None:
         assert [word for _, word in one.words] == words.split()
 
 
+@pytest.mark.parametrize("name", ["LMBFF:SST2", "Pet:MNLI/1"])
+def test_the_case_of_a_name_says_nothing(name: str) -> None:
+    assert is_name(name)
+    assert read_template(name) == read_template(name.lower())
+    with pytest.raises(TemplateError, match="'LMBFF:sst22'; did you mean 'lmbff:sst2'"):
+        find("LMBFF:sst22", TemplateError)
+
+
 def test_a_name_of_several_is_all_of_them_where_several_are_wanted() -> None:
     assert len(read_templates("pet:ag_news")) == 6
     assert read_templates(" lmbff:sst2 ") == (parse("{text} It was {mask}."),)

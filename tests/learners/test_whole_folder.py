@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 import errno
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
+from stopping import ctrl_c
 
 from autoprompt.learners import whole_folder
 from autoprompt.learners.whole_folder import FolderBusy, writing_folder
-
-
-def write(folder: Path, stop_at: int) -> bool:
-    """Write a folder with Ctrl-C before the line number `stop_at` that runs; whether it came."""
-    left = stop_at
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != whole_folder.__file__:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        with writing_folder(folder) as partial:
-            (partial / "one").write_text("1")
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def test_a_stop_between_any_two_lines_leaves_all_or_nothing(tmp_path: Path) -> None:
@@ -46,7 +18,12 @@ def test_a_stop_between_any_two_lines_leaves_all_or_nothing(tmp_path: Path) -> N
     for stop_at in range(1, 100):
         place = tmp_path / str(stop_at)
         place.mkdir()
-        if not write(place / "above" / "folder", stop_at):
+        with (
+            ctrl_c(stop_at, whole_folder.__file__) as stop,
+            writing_folder(place / "above" / "folder") as partial,
+        ):
+            (partial / "one").write_text("1")
+        if not stop.came:
             break
         found = sorted(str(path.relative_to(place)) for path in place.rglob("*"))
         assert found in ([], ["above", "above/folder", "above/folder/one"]), stop_at

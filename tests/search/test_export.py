@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import toy
+from stopping import ctrl_c
 
 from autoprompt.learners import adapter
 from autoprompt.search import final, opened
@@ -84,47 +84,18 @@ def test_a_stop_between_any_two_lines_keeps_the_old_bundle_or_the_new_one(
 
     monkeypatch.setattr(final, "make_bundle", made)
     monkeypatch.setattr(final, "settle", lambda *_arguments: None)
-    monkeypatch.setattr(final.shutil, "rmtree", _remove)
-    code = final.write_bundle.__code__
-
-    def write(folder: Path, stop_at: int) -> bool:
-        left = stop_at
-
-        def trace(frame: FrameType, event: str, _argument: object) -> Any:
-            nonlocal left
-            if frame.f_code is not code:
-                return None
-            left -= event == "line"
-            if left == 0 and event == "line":
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            final.write_bundle(folder, SimpleNamespace(trial=1), *[None] * 6)  # type: ignore[arg-type]
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(before)
-        return False
-
+    row: Any = SimpleNamespace(trial=1)
+    nothing: list[Any] = [None] * 6
     seen = set()
     for stop_at in range(1, 50):
         place = tmp_path / str(stop_at)
         (place / "bundle").mkdir(parents=True)
         (place / "bundle" / "old").touch()
-        if not write(place / "bundle", stop_at):
+        with ctrl_c(stop_at, final.write_bundle.__code__) as stop:
+            final.write_bundle(place / "bundle", row, *nothing)
+        if not stop.came:
             break
         (inside,) = names(place / "bundle")
         seen.add(inside)
         assert ".bundle.autoprompt-new" not in names(place)
     assert seen == {"old", "new"}
-
-
-def _remove(folder: Path, ignore_errors: bool = False) -> None:
-    """As `shutil.rmtree`, in one line of no other file's."""
-    if folder.exists():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

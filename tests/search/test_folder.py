@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from pathlib import Path
 from threading import Timer
-from types import FrameType
 from typing import Any
 
 import filelock
 import pytest
+from stopping import ctrl_c
 
 from autoprompt.search import folder as folder_file
 from autoprompt.search.folder import RunBusy, RunError, RunFolder, writing
-
-
-def enter(run: RunFolder, stop_at: int) -> bool:
-    """Take the folder with Ctrl-C before the line number `stop_at` that runs; whether it came."""
-    left = stop_at
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != folder_file.__file__:
-            return None
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        with run.locked():
-            left = 0  # what follows may end in peace
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def test_a_stop_while_it_is_taken_leaves_nothing(tmp_path: Path) -> None:
     for stop_at in range(1, 200):
         run = RunFolder(tmp_path / str(stop_at) / "above" / "run")
         run.path.parents[1].mkdir()
-        came = enter(run, stop_at)
-        if not came:
+        with ctrl_c(stop_at, folder_file.__file__) as stop, run.locked():
+            stop.left = 0  # what follows may end in peace
+        if not stop.came:
             break
         assert list(run.path.parents[1].iterdir()) == [], stop_at
     assert 8 < stop_at < 199

@@ -201,7 +201,9 @@ def export(
     from autoprompt.search import opened
 
     with opened.open_run(run) as found:
-        row = opened.export(found, bundle, trial, peft=peft)
+        row = opened.export(
+            found, bundle, trial, peft=peft, say=lambda line: print(line, file=sys.stderr)
+        )
         if line := opened.unfinished(found):
             print(line, file=sys.stderr)
     typer.echo(f"{bundle}: trial {row.trial} ({row.method})")

@@ -140,6 +140,7 @@ def _csv_rows(text: str, delimiter: str, source: str) -> Iterator[tuple[int, lis
     plain = rf'([^"{delimiter}\r\n][^{delimiter}\r\n]*+|)'
     field = re.compile(rf"(?:{quoted}|{plain})({delimiter}|\r\n|\r|\n|\Z)")
     position, line = 0, 1
+    head: list[str] | None = None
     while position < len(text):
         begin, end, inside = line, delimiter, None
         fields: list[str] = []
@@ -153,10 +154,10 @@ def _csv_rows(text: str, delimiter: str, source: str) -> Iterator[tuple[int, lis
                     if closed
                     else f"the quote that opens field {len(fields) + 1} is never closed"
                 )
-                raise DataError(
-                    f"{source}, line {begin}: {problem}; double every quote inside a quoted "
-                    "text, or remove it"
-                )
+                fix = "double every quote inside a quoted text, or remove it"
+                if closed:  # of a file of another delimiter the first column's name is all names
+                    fix = apart_by(head or [text[closed.end()]]) or fix
+                raise DataError(f"{source}, line {begin}: {problem}; {fix}")
             inside, outside, end = match.groups()
             if inside is None:
                 fields.append(outside)
@@ -165,6 +166,7 @@ def _csv_rows(text: str, delimiter: str, source: str) -> Iterator[tuple[int, lis
                 line += len(_LINE_END.findall(inside))
             position = match.end()
         line += 1
+        head = head or fields
         yield begin, fields, fields == [""] and inside is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,14 @@ def leaderboard(run: OpenRun) -> list[Row]:
     return rows(run.store, run.study)
 
 
-def export(run: OpenRun, bundle: Path, trial: int | None, *, peft: bool = False) -> Row:
+def export(
+    run: OpenRun,
+    bundle: Path,
+    trial: int | None,
+    *,
+    peft: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Row:
     """Write a bundle folder: a copy of the winner's, or `trial` trained on all labelled rows.
 
     peft: also its learned prompt as an adapter of PEFT. Raises RunError when `bundle` exists or
@@ -150,8 +157,14 @@ def export(run: OpenRun, bundle: Path, trial: int | None, *, peft: bool = False)
         from autoprompt.learners.adapter import check_adapter
 
         check_adapter({"method": chosen.method} | dict(chosen.settings), chosen.template or "")
+    from autoprompt.search.final import settle
+
     with writing("BUNDLE", bundle):
         _export(run, bundle, chosen, peft)
+    try:
+        settle(bundle, chosen.trial, run.store, run.study)
+    except StoreUnavailable as error:  # the bundle is whole; its path is a note for people
+        say(f"{bundle} is whole; its path was not noted ({error})")
     return chosen
 
 
@@ -159,7 +172,7 @@ def _export(run: OpenRun, bundle: Path, chosen: Row, peft: bool) -> None:
     """All of it is made beside `bundle`, so that what is refused or stopped leaves the name free
     for the same command."""
     from autoprompt.learners.adapter import write_adapter
-    from autoprompt.search.final import make_bundle, settle
+    from autoprompt.search.final import make_bundle
 
     fresh = beside(bundle, "new")
     with parents_of(bundle):
@@ -177,8 +190,6 @@ def _export(run: OpenRun, bundle: Path, chosen: Row, peft: bool) -> None:
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
-    with suppress(StoreUnavailable):  # the bundle is whole: nothing reads this but people
-        settle(bundle, chosen.trial, run.store, run.study)
 
 
 def _copied(run: OpenRun, chosen: Row, fresh: Path) -> bool:

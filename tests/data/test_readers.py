@@ -363,6 +363,10 @@ def test_another_sign_between_columns_is_told(write: Write) -> None:
         with pytest.raises(DataError, match="line 2: 2 fields instead of 1") as caught:
             read(path)
         assert f"separated by {sign!r}" in str(caught.value)
+        for head in (f"text{sign}label", f'"text"{sign}"label"'):  # as spreadsheets write it
+            with pytest.raises(DataError, match="follows the closing quote") as caught:
+                read(write("a.csv", f'{head}\n"one, two"{sign}x\n'))
+            assert f"separated by {sign!r}" in str(caught.value)
     with pytest.raises(DataError, match="quote a text that holds ','"):
         read(write("a.csv", "text\none, two\n"), labelled=False)
 

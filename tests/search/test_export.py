@@ -39,6 +39,7 @@ def test_a_store_that_is_away_costs_no_bundle(
     board = [row for row in toy.board(run) if row["state"] == "complete" and not row["baseline"]]
     said = toy.command("export", run, tmp_path / "bundle", "--trial", board[not winner]["trial"])
     assert said.code == 0, said.err
+    assert "bundle is whole; its path was not noted (the database is locked)" in said.err
     assert toy.command("predict", tmp_path / "bundle", "-", given="dull\n").code == 0
     assert names(tmp_path) == ["bundle", "run"]
 

@@ -16,6 +16,7 @@ from typing import Any
 from autoprompt.data.readers import Columns, Table, read
 from autoprompt.data.splits import overlap, usable_folds
 from autoprompt.data.task import (
+    DRAWN_AS,
     DataError,
     Example,
     Task,
@@ -27,7 +28,6 @@ from autoprompt.data.task import (
 )
 
 _SHOWN = 5  # places told in a message; counts are always complete
-_DRAWN_AS = "\ufe0e\ufe0f"  # an emoji as text, as a picture
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,6})?").fullmatch
 
 
@@ -239,7 +239,7 @@ def _alike(labels: Sequence[str]) -> list[str]:
 def _drawn(label: str) -> str:
     """What is seen of a label: composed, and without characters that have no width."""
     composed = unicodedata.normalize("NFKC", label)
-    return "".join(c for c in composed if unicodedata.category(c) != "Cf" and c not in _DRAWN_AS)
+    return "".join(c for c in composed if unicodedata.category(c) != "Cf" and c not in DRAWN_AS)
 
 
 def _told_apart(labels: Sequence[str]) -> str:

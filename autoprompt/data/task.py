@@ -14,7 +14,7 @@ from difflib import get_close_matches
 _NOT_A_LETTER_OR_DIGIT = re.compile(r"[\W_]+")
 _SIGNS = ("Mn", "Mc")
 _LONGEST_LABEL = 200  # longer ones are texts of a column that was taken for the labels
-_DRAWN_AS = "\ufe0e\ufe0f"  # as text, as a picture
+DRAWN_AS = "\ufe0e\ufe0f"  # an emoji: as text, as a picture
 
 
 class DataError(ValueError):
@@ -150,7 +150,7 @@ def _signs(between: re.Match[str]) -> str:
     found = between[0]
     if found.isascii():
         return ""
-    return "".join(c for c in found if unicodedata.category(c) in _SIGNS and c not in _DRAWN_AS)
+    return "".join(c for c in found if unicodedata.category(c) in _SIGNS and c not in DRAWN_AS)
 
 
 def _at(example: Example) -> str:

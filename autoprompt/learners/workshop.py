@@ -7,7 +7,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ class Workshop:
         self.multi_token = multi_token
         self.prompt_pool = prompt_pool
         self._scratch = scratch
+        self._key = cache(content_key)  # every block asks for those of the same rows
         self._answers: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
         self._first: Workshop | None = None  # whose twin this is
 
@@ -159,10 +160,11 @@ class Workshop:
         learner will be scored, and a text that it has read, if not its label, is no new one.
         """
         every = self.unlabeled
-        ours = {content_key(row) for row in rows}
-        held_out = {content_key(row) for row in self.labelled} - ours
+        if not every:
+            return ()
+        held_out = set(map(self._key, self.labelled)) - set(map(self._key, rows))
         order = random.Random(seed).sample(range(len(every)), len(every))
-        kept = (every[n] for n in order if content_key(every[n]) not in held_out)
+        kept = (every[n] for n in order if self._key(every[n]) not in held_out)
         return tuple(replace(text, label=None) for text in islice(kept, most))
 
     def pretrained_answers(

@@ -13,12 +13,10 @@ from pathlib import Path
 
 import sqlalchemy
 
-from autoprompt.search.folder import RunBusy
+from autoprompt.search.folder import MOMENT, RunBusy
 from storage.connection import explained, sqlite_file
 from storage.store import Store
 
-#: Seconds that a lock is waited for which somebody only looks at.
-MOMENT = 1.0
 _OURS = 0x6175746F  # first half of an advisory lock's name; the second is the study's
 
 

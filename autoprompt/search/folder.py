@@ -27,8 +27,8 @@ _OWN = (
     *(f"{DATABASE}{tail}" for tail in ("", "-wal", "-shm", "-journal")),
     *(_ROWS, _UNLABELED, "run.tmp", _LOCK),
 )
-#: Seconds to wait for the lock: `status` takes it for an instant.
-_MOMENT = 1.0
+#: Seconds to wait for a lock that somebody only looks at, as `status` does.
+MOMENT = 1.0
 
 
 class RunError(ValueError):
@@ -138,7 +138,7 @@ class RunFolder:
         """
         import filelock
 
-        lock = filelock.FileLock(self.path / _LOCK, timeout=_MOMENT)
+        lock = filelock.FileLock(self.path / _LOCK, timeout=MOMENT)
         with writing("--out", self.path), parents_of(self.path):
             fresh = not self.path.exists()
             before = set(os.listdir(self.path)) if self.path.is_dir() else set()

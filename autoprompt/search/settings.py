@@ -17,7 +17,7 @@ from autoprompt import config as configuration
 from autoprompt.config import Config
 from autoprompt.data.readers import Columns, Table
 from autoprompt.learners.prompt_pool import METHOD, PromptPool
-from autoprompt.models.checkpoint import BUILTIN
+from autoprompt.models.checkpoint import BUILTIN, folder_of
 from autoprompt.search.folder import RunError
 
 DEFAULT_MINUTES = 10.0
@@ -184,7 +184,7 @@ def resolve(
 
 def located(model: str) -> str:
     """A model's name; of a folder its whole path, since later verbs run elsewhere."""
-    folder = Path(os.path.expanduser(model))  # pathlib's raises for a home that nobody has
+    folder = folder_of(model)
     return str(folder.resolve()) if model not in ("", BUILTIN) and folder.is_dir() else model
 
 
